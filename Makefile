@@ -1,0 +1,85 @@
+# All that a developer or a CI server runs. Needs a POSIX machine with make and Python 3.10 or later (with venv).
+#
+#   make test      environment, linters, types, the whole suite plain and monkey-patched, then the other Pythons
+#   make demo      5,000 bank transfers over 20 connections that are shot under way; a throw-away Postgres
+#   make examples  each example, as it stands
+#   make lint, suite, suite-patched, test-pythons    the parts of `make test`
+#   make bench     what a task costs, beside the alternatives
+#   make stress    the seeded runs, for long
+#   make coverage  the suite plain, and what it did not reach
+#   make clean     takes away all that was made here
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?= -q
+STRESS_SEEDS ?= 5000
+
+python := $(VENV)/bin/python
+pythons := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python3.10
+# An environment is as good as its pyproject.toml: its stamp has that file's checksum in its name.
+key := $(shell cksum < pyproject.toml | cut -d ' ' -f 1)
+demo := $(VENV)/.demo-$(key)
+dev := $(VENV)/.dev-$(key)
+sources = $(wildcard gtasker tests examples benchmarks scripts)
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help test lint suite suite-patched test-pythons examples demo bench stress coverage clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+test: lint suite suite-patched test-pythons
+
+lint: $(dev)
+	$(python) -m ruff check --quiet $(sources)
+	$(python) -m ruff format --quiet --check $(sources)
+	$(python) -m mypy --no-error-summary $(sources)
+
+suite: $(dev)
+	$(python) -m pytest $(PYTEST_ARGS)
+
+suite-patched: $(dev)
+	GTASKER_TEST_PATCHED=1 $(python) -m gevent.monkey --module pytest $(PYTEST_ARGS)
+
+test-pythons: $(dev)
+	$(python) scripts/other_pythons.py --environments $(VENV) -- $(PYTEST_ARGS) -m "not slow and not postgres"
+
+examples: $(demo)
+	@set -e; for each in examples/[!_]*.py; do echo "$(python) $$each"; $(python) $$each; done
+
+demo: $(demo)
+	$(python) -m examples.bank
+
+bench: $(dev)
+	$(python) -m benchmarks
+
+stress: $(dev)
+	GTASKER_STRESS_SEEDS=$(STRESS_SEEDS) $(python) -m pytest $(PYTEST_ARGS) --timeout=0 -m slow
+
+coverage: $(dev)
+	$(python) -m coverage run -m pytest $(PYTEST_ARGS)
+	$(python) -m coverage report
+
+clean:
+	rm -rf $(VENV) $(VENV)-3.* build dist *.egg-info .coverage htmlcov
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find $(sources) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A Python counts if it runs (the shim of a version manager may not), is recent enough, and can make environments.
+$(python):
+	@for each in $(pythons); do \
+		if $$each -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+			echo "$$each -m venv $(VENV)"; exec $$each -m venv $(VENV); \
+		fi; \
+	done; \
+	echo "no Python 3.10 or later that can make environments (on Debian: apt install python3-venv)" >&2; exit 1
+
+$(demo): | $(python)
+	@# What the suite needs includes what the demo needs.
+	test -e $(dev) || $(python) -m pip install --quiet --disable-pip-version-check --no-input --editable '.[demo]'
+	@touch $@
+
+$(dev): | $(python)
+	$(python) -m pip install --quiet --disable-pip-version-check --no-input --editable '.[dev]'
+	@touch $@
