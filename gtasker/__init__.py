@@ -1,0 +1,69 @@
+"""gtasker: run thousands of I/O tasks over a bounded, self-healing set of resources, on gevent."""
+
+from gtasker._config import Config
+from gtasker._events import RunnerEvent
+from gtasker._lending import Lease
+from gtasker._lifecycle import State
+from gtasker._metrics import Collector, TaskMetrics, TaskTimes
+from gtasker._runner import Runner
+from gtasker._scaling import Load
+from gtasker._snapshots import LeaseInfo, LeaseKind, RunnerStats, ShutdownReport
+from gtasker._task import Priority, Task, TaskState
+from gtasker.errors import (
+    AcquireTimeoutError,
+    ConfigError,
+    GTaskerError,
+    MaxRetriesExceededError,
+    QueueFullError,
+    ResourceError,
+    ResourceUnavailableError,
+    RunnerKilledError,
+    RunnerStoppedError,
+    StartError,
+    TaskCancelledError,
+    TaskError,
+    TaskTimeoutError,
+    TooManyWaitersError,
+    WouldBlockHubError,
+    WouldDeadlockError,
+    WrongThreadError,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AcquireTimeoutError",
+    "Collector",
+    "Config",
+    "ConfigError",
+    "GTaskerError",
+    "Lease",
+    "LeaseInfo",
+    "LeaseKind",
+    "Load",
+    "MaxRetriesExceededError",
+    "Priority",
+    "QueueFullError",
+    "ResourceError",
+    "ResourceUnavailableError",
+    "Runner",
+    "RunnerEvent",
+    "RunnerKilledError",
+    "RunnerStats",
+    "RunnerStoppedError",
+    "ShutdownReport",
+    "StartError",
+    "State",
+    "Task",
+    "TaskCancelledError",
+    "TaskError",
+    "TaskMetrics",
+    "TaskState",
+    "TaskTimeoutError",
+    "TaskTimes",
+    "TooManyWaitersError",
+    "WouldBlockHubError",
+    "WouldDeadlockError",
+    "WrongThreadError",
+    "__version__",
+]

@@ -1,0 +1,57 @@
+"""Admission: may this caller come in, here and now?
+
+Invariant: nothing is accepted by a runner that will not answer it: the check and the acceptance that follows it are one
+step without a switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from greenlet import getcurrent
+
+from gtasker._lifecycle import State
+from gtasker._loan import Resource
+from gtasker._site import Site, get_ident
+from gtasker._worker import Worker
+from gtasker.errors import RunnerStoppedError, WouldBlockHubError, WrongThreadError
+
+R = TypeVar("R")
+
+
+class Admission(Generic[R]):
+    """The door of one runner."""
+
+    __slots__ = ("_records", "_site", "on_first_use")
+
+    def __init__(self, site: Site[R], records: dict[int, Resource[R]]) -> None:
+        self._site = site
+        self._records = records
+        # Wired by the core:
+        self.on_first_use: Callable[[], object] = lambda: None
+
+    def check_place(self, *, blocking: bool = True) -> None:
+        """Raise if this is another OS thread, or the hub and the call would block. Never switches."""
+        site = self._site
+        if get_ident() != site.thread:
+            raise WrongThreadError(f"runner {site.config.name!r} belongs to another thread; give each thread its own")
+        if blocking and getcurrent() is site.hub:
+            raise WouldBlockHubError("this call would block the event loop; make it in a greenlet")
+
+    def enter(self, *, blocking: bool = True) -> None:
+        """Raise if the caller cannot be served; start the runner on its first use. Never switches."""
+        self.check_place(blocking=blocking)
+        state = self._site.life.state
+        if state is State.NEW:
+            self.on_first_use()
+        elif state is not State.RUNNING and state is not State.PAUSED:
+            if state is not State.STOPPING or not self.is_inside():
+                raise RunnerStoppedError(f"runner {self._site.config.name!r} is {state.value}")
+
+    def is_inside(self) -> bool:
+        """Whether the current greenlet runs an attempt, or has a resource on loan. Never switches."""
+        current: Any = getcurrent()
+        if isinstance(current, Worker):
+            return current.attempt is not None
+        return any(resource.holder is current for resource in self._records.values())

@@ -1,0 +1,106 @@
+"""Calls of the user's hooks: each is bounded in time, can be interrupted, and is known while it runs.
+
+Invariant: `running` holds exactly the calls under way; a call is thrown into only while it is in there, so what is
+thrown never reaches the code after it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from gevent import GreenletExit
+from greenlet import getcurrent
+
+from gtasker._site import Site
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Interrupt(GreenletExit):
+    """Thrown into user code that is to end now. No `Exception`, so that `except Exception` does not swallow it."""
+
+
+class _Call:
+    """One call of a hook."""
+
+    __slots__ = ("abandoned", "greenlet", "interrupt", "what")
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.greenlet: Any = getcurrent()
+        self.interrupt: BaseException | None = None
+        self.abandoned = False
+
+
+class Calls(Generic[R]):
+    """The user's hooks that run at this moment."""
+
+    __slots__ = ("_site", "on_abandoned", "running")
+
+    def __init__(self, site: Site[R]) -> None:
+        self._site = site
+        self.running: set[_Call] = set()
+        self.on_abandoned: Callable[[], object] = lambda: None  # one may go on after its interruption
+
+    @property
+    def abandoned(self) -> int:
+        """How many were interrupted and still go on."""
+        return sum(call.abandoned for call in self.running)
+
+    def call(self, what: str, limit: float | None, fn: Callable[..., T], *args: Any) -> T:
+        """Return `fn(*args)`; after `limit` seconds it is interrupted and a TimeoutError raised. Switches as `fn` does.
+
+        A hook that swallows the interrupt counts as abandoned until it returns; what it then returns is taken.
+        """
+        call = _Call(what)
+        self.running.add(call)
+        entry = None if limit is None else self._site.housekeeping.after(limit, lambda: self._overrun(call, limit))
+        try:
+            return fn(*args)
+        except Interrupt as error:
+            if error is call.interrupt:
+                raise TimeoutError(f"{what} was interrupted: {error}") from None
+            raise
+        except KeyboardInterrupt as error:
+            self._site.tell_main(error)
+            raise
+        finally:
+            if entry is not None:
+                entry.cancel()
+            self.running.discard(call)
+
+    def interrupt_all(self, why: str, spared: tuple[str, ...] = ()) -> None:
+        """Throw into all running calls but these, from the hub, one after another. Never switches."""
+        for call in tuple(self.running):
+            if call.what not in spared:
+                self._site.turn.soon(_Strike(self, call, why))
+
+    def _overrun(self, call: _Call, limit: float) -> None:
+        self.strike(call, f"it took longer than {limit:g} s")
+        if call in self.running:
+            self._site.log(logging.WARNING, "%s goes on after %g s and its interruption", call.what, limit)
+
+    def strike(self, call: _Call, why: str) -> None:
+        """Throw into `call` if it still runs; if it goes on all the same, it is abandoned. In the hub."""
+        if call in self.running and call.greenlet is not getcurrent():
+            call.interrupt = Interrupt(why)
+            call.abandoned = True
+            call.greenlet.throw(call.interrupt)
+            self.on_abandoned()
+
+
+class _Strike:
+    """An interruption on its way."""
+
+    __slots__ = ("_call", "_calls", "_why")
+
+    def __init__(self, calls: Calls[Any], call: _Call, why: str) -> None:
+        self._calls = calls
+        self._call = call
+        self._why = why
+
+    def wake(self) -> None:
+        self._calls.strike(self._call, self._why)

@@ -1,0 +1,273 @@
+"""Closing: the one procedure by which a runner ends, for `stop`, for `kill`, and for one after the other.
+
+Invariant: it is begun once and runs in a greenlet of the runner's, whoever asked for it and whatever becomes of him;
+`kill` after `stop` only lets the same procedure wait for less.
+
+    STOPPING   takes nothing from outside; waits until all that was accepted has answered and all loans are back
+    KILLED     answers what waits, interrupts what runs, and waits for `timeout` seconds only
+    both then  dismiss the workers, destroy every resource, wait for that, and are CLOSED
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from gevent.event import Event
+from greenlet import getcurrent
+
+from gtasker._alarm import Entry
+from gtasker._admission import Admission
+from gtasker._backlog import Backlog
+from gtasker._calls import Calls, Interrupt
+from gtasker._crew import Crew
+from gtasker._door import Door
+from gtasker._events import DestroyReason, LeaseFailure
+from gtasker._lending import Lending
+from gtasker._lifecycle import State
+from gtasker._loan import Resource
+from gtasker._outcomes import Outcomes, Strike
+from gtasker._site import Site
+from gtasker._snapshots import ShutdownReport
+from gtasker._stock import Stock
+from gtasker.errors import RunnerKilledError, RunnerStoppedError
+
+R = TypeVar("R")
+
+KILL_TIMEOUT = 5.0
+"""Seconds that `kill`, and a `stop` whose time is up, wait for what was interrupted."""
+
+
+class _HolderStrike:
+    """The interruption of a loan's holder, on its way through the hub."""
+
+    __slots__ = ("_error", "_holder", "_resource")
+
+    def __init__(self, resource: Resource[Any], error: BaseException) -> None:
+        self._resource = resource
+        self._holder = resource.holder
+        self._error = error
+
+    def wake(self) -> None:
+        holder = self._holder
+        if self._resource.holder is holder and not holder.dead:
+            self._resource.struck = True
+            holder.throw(self._error)
+
+
+class Closing(Generic[R]):
+    """The end of one runner."""
+
+    def __init__(
+        self,
+        site: Site[R],
+        calls: Calls[R],
+        admission: Admission[R],
+        stock: Stock[R],
+        backlog: Backlog[R],
+        door: Door[R],
+        outcomes: Outcomes[R],
+        crew: Crew[R],
+        lending: Lending[R],
+    ) -> None:
+        self._site = site
+        self._calls = calls
+        self._admission = admission
+        self._stock = stock
+        self._backlog = backlog
+        self._door = door
+        self._outcomes = outcomes
+        self._crew = crew
+        self._lending = lending
+        self._nudged = Event()
+        self._closed = Event()
+        self._began_at = 0.0
+        self._before = (0, 0, 0)
+        self._give_up_at: float | None = None
+        self._alarm: Entry | None = None
+        self.report: ShutdownReport | None = None
+        # Wired by the core:
+        self.on_state: Callable[[State], object] = lambda state: None
+        self.on_closed: Callable[[], object] = lambda: None
+
+    def stop(self, timeout: float | None) -> ShutdownReport:
+        """Finish what was accepted, then end; after `timeout` seconds go on as `kill`. Switches, but inside and hub."""
+        site = self._site
+        self._admission.check_place(blocking=False)
+        is_inside = self._admission.is_inside()
+        if site.life.state is State.NEW:
+            self._close_unopened()
+        elif site.life.is_open:
+            self._begin(State.STOPPING)
+            self._door.turn_away(RunnerStoppedError(f"runner {site.config.name!r} is stopping"))
+        if timeout is not None and site.life.state is State.STOPPING:
+            at = monotonic() + timeout
+            if self._alarm is None or at < self._alarm.when:
+                if self._alarm is not None:
+                    self._alarm.cancel()
+                self._alarm = site.deadlines.at(at, lambda: self._kill(KILL_TIMEOUT, None))
+        return self._wait(is_inside)
+
+    def kill(self, timeout: float) -> ShutdownReport:
+        """Interrupt, answer, end; what has not ended after `timeout` seconds is left alone. Switches, as `stop`."""
+        self._admission.check_place(blocking=False)
+        is_inside = self._admission.is_inside()
+        if self._site.life.state is State.NEW:
+            self._close_unopened()
+        elif self._site.life.state is not State.CLOSED:
+            self._kill(timeout, getcurrent() if is_inside else None)
+        return self._wait(is_inside)
+
+    def begin_kill(self) -> None:
+        """Kill without waiting for the end. Never switches."""
+        if self._site.life.state is not State.CLOSED:
+            self._kill(KILL_TIMEOUT, None)
+
+    def nudge(self) -> None:
+        """Something ended: look again whether all has. Never switches."""
+        self._nudged.set()
+
+    # -- beginning ----------------------------------------------------------------------------------------------
+
+    def _begin(self, state: State) -> None:
+        site = self._site
+        before = site.life.move(state)
+        site.home = 0
+        self._began_at = monotonic()
+        self._before = self._counts()
+        self._outcomes.on_answer = self._lending.on_back = self.nudge
+        self._crew.on_end = self._stock.on_change = self._calls.on_abandoned = self.nudge
+        self._outcomes.refresh()
+        if state is State.STOPPING:
+            self._backlog.paused = False
+            self._backlog.dispatch()
+        site.errands.run(self._run)
+        self.on_state(before)
+
+    def _kill(self, timeout: float, spared: Any) -> None:
+        site = self._site
+        if site.life.is_open:
+            self._begin(State.KILLED)
+        elif site.life.state is State.STOPPING:
+            self.on_state(site.life.move(State.KILLED))
+        give_up_at = monotonic() + timeout
+        if self._give_up_at is None or give_up_at < self._give_up_at:
+            self._give_up_at = give_up_at
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = site.deadlines.at(give_up_at, self.nudge)
+            if timeout > 0:
+                site.housekeeping.after(min(1.0, timeout / 2), self._insist)
+        self._stock.closed = True
+        self._answer_all(spared)
+        self.nudge()
+
+    def _answer_all(self, spared: Any) -> None:
+        name = self._site.config.name
+
+        def error() -> RunnerKilledError:
+            return RunnerKilledError(f"runner {name!r} was killed")
+
+        self._door.turn_away(error())
+        self._lending.refuse_all(error, LeaseFailure.KILLED)
+        for task in self._backlog.everything():
+            self._outcomes.cancel(task, error())
+        for worker in tuple(self._crew.workers):
+            for begun in (worker.task, worker.attempt):
+                if begun is not None and worker is not spared:
+                    self._outcomes.cancel(begun, error())
+        for resource in self._stock.records.values():
+            if resource.holder is not None and resource.holder is not spared and not resource.struck:
+                self._site.turn.soon(_HolderStrike(resource, error()))
+        self._calls.interrupt_all("the runner was killed", spared=("on_destroy",))
+
+    def _insist(self) -> None:
+        # Code that catches `Exception` has survived a RunnerKilledError; this it does not catch.
+        for worker, task in tuple(self._outcomes.struck.items()):
+            self._site.turn.soon(Strike(worker, task, Interrupt("the runner was killed"), self._outcomes.struck))
+        for resource in self._stock.records.values():
+            if resource.holder is not None and resource.struck:
+                self._site.turn.soon(_HolderStrike(resource, Interrupt("the runner was killed")))
+
+    def _close_unopened(self) -> None:
+        self.on_state(self._site.life.move(State.CLOSED))
+        self.report = ShutdownReport(finished=0, failed=0, cancelled=0, abandoned=0, duration=0.0, complete=True)
+        self._closed.set()
+        self.on_closed()
+
+    def _wait(self, is_inside: bool) -> ShutdownReport:
+        if self.report is None and not is_inside and getcurrent() is not self._site.hub:
+            self._closed.wait()
+        return self.report if self.report is not None else self._account(complete=False)
+
+    # -- the procedure ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while self._site.life.state is State.STOPPING and not self._is_quiet():
+            self._pause()
+        self._crew.closed = self._stock.closed = True
+        self._crew.trim(0)
+        reason = DestroyReason.KILLED if self._site.life.state is State.KILLED else DestroyReason.STOPPED
+        while self._backlog.spare:
+            self._stock.discard(self._backlog.spare.pop(), reason)
+        while not self._is_over() and not self._is_overdue():
+            self._pause()
+        self._finish()
+
+    def _pause(self) -> None:
+        self._nudged.clear()
+        try:
+            self._nudged.wait()
+        except BaseException:  # whoever kills this greenlet wants the runner gone; so it goes on
+            pass
+
+    def _is_quiet(self) -> bool:
+        backlog = self._backlog
+        if backlog.waiting or backlog.delayed:
+            return False
+        if any(worker.attempt is not None or worker.task is not None for worker in self._crew.workers):
+            return False
+        return all(resource.holder is None for resource in self._stock.records.values())
+
+    def _is_over(self) -> bool:
+        # Hooks that swallowed their interruption are not waited for. One errand is this one.
+        alive = len(self._crew.greenlets) + self._site.errands.busy - 1
+        return alive <= self._calls.abandoned
+
+    def _is_empty(self) -> bool:
+        return not self._stock.slots and not self._crew.greenlets and self._site.errands.busy <= 1
+
+    def _is_overdue(self) -> bool:
+        return self._give_up_at is not None and monotonic() >= self._give_up_at
+
+    def _finish(self) -> None:
+        site = self._site
+        complete = self._is_empty()
+        self.report = self._account(complete=complete)
+        site.deadlines.close()
+        site.housekeeping.close()
+        site.errands.close()
+        site.turn.leave(self._backlog)
+        self.on_state(site.life.move(State.CLOSED))
+        self.on_closed()
+        self._closed.set()
+        if not complete:
+            site.log(logging.WARNING, "closed; %d things that were interrupted go on", self.report.abandoned)
+
+    def _counts(self) -> tuple[int, int, int]:
+        meter = self._site.meter
+        return meter.completed, meter.failed_timed + meter.failed_untimed, meter.cancelled
+
+    def _account(self, *, complete: bool) -> ShutdownReport:
+        finished, failed, cancelled = (now - then for now, then in zip(self._counts(), self._before, strict=True))
+        held = sum(resource.holder is not None for resource in self._stock.records.values())
+        return ShutdownReport(
+            finished=finished,
+            failed=failed,
+            cancelled=cancelled,
+            abandoned=0 if complete else len(self._outcomes.struck) + held + len(self._calls.running),
+            duration=monotonic() - self._began_at if self._began_at else 0.0,
+            complete=complete,
+        )

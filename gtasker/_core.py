@@ -1,0 +1,261 @@
+"""The core: all rooms of one life of a runner, and the wires between them.
+
+Invariant: a core lives in one OS thread of one process, from its first use to its end; a forked child makes its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+from gevent import monkey
+from gevent.event import Event
+
+from gtasker._admission import Admission
+from gtasker._backlog import Backlog
+from gtasker._calls import Calls
+from gtasker._closing import Closing
+from gtasker._config import Config
+from gtasker._crew import Crew
+from gtasker._deadlock import Deadlocks
+from gtasker._door import Door
+from gtasker._events import LeaseFailure, StateChanged
+from gtasker._forks import enroll, retire
+from gtasker._joining import Joining
+from gtasker._judging import Judge
+from gtasker._lending import Lending
+from gtasker._lifecycle import State
+from gtasker._outcomes import Outcomes
+from gtasker._site import Site
+from gtasker._stock import Stock
+from gtasker._submitting import Submitting
+from gtasker._upkeep import Upkeep
+from gtasker._views import Views
+from gtasker.errors import StartError
+
+R = TypeVar("R")
+
+_warned_unpatched = False
+
+
+class Core(Generic[R]):
+    """One life of a runner."""
+
+    def __init__(self, config: Config[R]) -> None:
+        self.site: Site[R] = Site(config)
+        self.calls: Calls[R] = Calls(self.site)
+        self.stock: Stock[R] = Stock(self.site, self.calls)
+        self.judge: Judge[R] = Judge(self.site, self.calls, self.stock.records)
+        self.backlog: Backlog[R] = Backlog(self.site, self.stock, self.judge)
+        self.door: Door[R] = Door(self.site, self.backlog)
+        self.outcomes: Outcomes[R] = Outcomes(self.site, self.calls, self.backlog)
+        self.joining: Joining[R] = Joining(self.backlog, self.outcomes)
+        self.crew: Crew[R] = Crew(self.site, self.stock, self.backlog, self.judge, self.outcomes)
+        self.deadlocks: Deadlocks[R] = Deadlocks(self.crew)
+        self.admission: Admission[R] = Admission(self.site, self.stock.records)
+        self.lending: Lending[R] = Lending(self.site, self.admission, self.stock, self.backlog, self.judge)
+        self.desk: Submitting[R] = Submitting(
+            self.site,
+            self.admission,
+            self.stock,
+            self.backlog,
+            self.door,
+            self.outcomes,
+            self.joining,
+            self.lending,
+        )
+        self.views: Views[R] = Views(self.site, self.calls, self.stock, self.backlog, self.outcomes, self.crew)
+        self.upkeep: Upkeep[R] = Upkeep(self.site, self.stock, self.backlog, self.crew, self.lending, self.views)
+        self.closing: Closing[R] = Closing(
+            self.site,
+            self.calls,
+            self.admission,
+            self.stock,
+            self.backlog,
+            self.door,
+            self.outcomes,
+            self.crew,
+            self.lending,
+        )
+        self._progress = Event()
+        self._create_error: BaseException | None = None
+        self._wire()
+
+    def _wire(self) -> None:
+        stock, backlog, outcomes = self.stock, self.backlog, self.outcomes
+        stock.demand = self._demand
+        stock.place = self._place_new
+        stock.on_down = self._on_down
+        stock.on_change = self._progress.set
+        stock.on_create_failed = self._on_create_failed
+        backlog.on_backlog = self.crew.alert
+        backlog.on_room = self.door.let_in
+        backlog.dismiss = self.crew.dismiss
+        backlog.inspect = self.lending.inspect
+        outcomes.on_settled = self.joining.on_settled
+        outcomes.on_wait = self.deadlocks.begin_wait
+        outcomes.on_waited = self.deadlocks.end_wait
+        outcomes.may_be_direct = self.judge.is_plain and self.site.collector is None
+        self.admission.on_first_use = self.open
+        self.closing.on_state = self._on_state
+        self.closing.on_closed = self._on_closed
+
+    # -- opening ------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Begin to run: hire the workers, make the reserve, in the background. Never switches."""
+        site = self.site
+        before = site.life.move(State.RUNNING)
+        self._allow_direct()
+        site.turn.join(self.backlog)
+        enroll(self)
+        self.outcomes.refresh()
+        self.crew.open()
+        self.stock.supply()
+        self.upkeep.open()
+        if site.config.ctx is not None:
+            site.config.ctx.rawlink(self._on_ctx)
+        self._warn_unpatched()
+        self._on_state(before)
+
+    def start(self, timeout: float | None) -> None:
+        """Open, and wait until everything is ready. Switches. Raises StartError when it cannot be made in time."""
+        self.admission.check_place()
+        if self.site.life.state is State.NEW:
+            self.open()
+        late = Event()
+        entry = None if timeout is None else self.site.deadlines.after(timeout, lambda: self._late(late))
+        try:
+            while not self._is_ready():
+                if late.is_set() or (timeout is None and self._create_error is not None):
+                    raise StartError(self._why_not_ready(timeout)) from self._create_error
+                self._progress.clear()
+                self._progress.wait()
+        finally:
+            if entry is not None:
+                entry.cancel()
+
+    def _is_ready(self) -> bool:
+        if not self.site.life.is_open:
+            return True  # somebody stopped it meanwhile: there is nothing to wait for
+        return not self.backlog.wanting and self.stock.spares >= self.stock.reserve
+
+    def _late(self, late: Event) -> None:
+        late.set()
+        self._progress.set()
+
+    def _why_not_ready(self, timeout: float | None) -> str:
+        missing = self.stock.missing()
+        within = "" if timeout is None else f" within {timeout:g} s"
+        return f"{missing} resources could not be made{within}: {self._create_error or 'on_create has not returned'}"
+
+    # -- at run time --------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Let workers finish their attempt and take no more. Never switches."""
+        if self.site.life.state is State.RUNNING:
+            before = self.site.life.move(State.PAUSED)
+            self.site.home = 0
+            self.backlog.paused = True
+            self.outcomes.refresh()
+            self._on_state(before)
+
+    def resume(self) -> None:
+        """Go on after `pause`. Never switches."""
+        if self.site.life.state is State.PAUSED:
+            before = self.site.life.move(State.RUNNING)
+            self._allow_direct()
+            self.backlog.paused = False
+            self.outcomes.refresh()
+            self.backlog.dispatch()
+            self._on_state(before)
+
+    def resize(self, base: int | None, maximum: int | None, reserve: int | None, limit: int | None) -> None:
+        """Want other numbers from now on; shrinking interrupts nothing. Never switches."""
+        config = self.site.config
+        base = self.crew.base if base is None else base
+        reserve = self.stock.reserve if reserve is None else reserve
+        if maximum is None:
+            maximum = max(self.crew.maximum, base)
+        if limit is None:
+            limit = max(self.stock.limit, maximum + reserve)
+        checked = replace(
+            config, worker_count=base, max_worker_count=maximum, resource_pool_size=reserve, max_resources=limit
+        )
+        self.stock.reserve, self.stock.limit = checked.resource_pool_size, checked.max_resources
+        if self.site.life.is_open:
+            self.crew.resize(checked.worker_count, checked.max_worker_count)
+            self.upkeep.shrink()
+            self.stock.supply()
+        else:
+            self.crew.base, self.crew.maximum = checked.worker_count, checked.max_worker_count
+
+    def recycle(self) -> None:
+        """Replace every resource that exists now; the ones in use when they come back. Never switches."""
+        self.stock.recycle()
+        self.upkeep.look_after_idle()
+
+    def purge(self, key: Any) -> int:
+        """Cancel the tasks that wait, or those with this key; say how many. Never switches."""
+        tasks = self.backlog.everything()
+        if key is not None:
+            tasks = [task for task in tasks if task.extras is not None and task.extras.key == key]
+        return sum(self.outcomes.cancel(task) for task in tasks)
+
+    def forget(self) -> None:
+        """In a forked child: let go of what the parent has, without a word to the peer. Switches as the hook does."""
+        hook = self.site.config.on_forget
+        if hook is None:
+            return
+        for resource in tuple(self.stock.records.values()):
+            try:
+                hook(resource.value)
+            except BaseException as error:
+                self.site.config.logger.error("%s: on_forget raised %r", self.site.config.name, error)
+
+    # -- wires --------------------------------------------------------------------------------------------------
+
+    def _allow_direct(self) -> None:
+        # A collector of the user's is told of every step, so every task takes the long way.
+        self.site.home = self.site.thread if self.site.collector is None else 0
+
+    def _demand(self) -> tuple[int, int]:
+        backlog, crew = self.backlog, self.crew
+        wanting = len(backlog.wanting)
+        if wanting and not backlog.tasks:  # a burst whose tasks are done needs no resources any more
+            wanting = max(0, wanting - max(0, len(crew.workers) - crew.base))
+        return wanting, len(backlog.loans)
+
+    def _place_new(self, resource: Any) -> None:
+        self.backlog.place(resource, is_new=True)
+
+    def _on_create_failed(self, error: BaseException) -> None:
+        self._create_error = error
+
+    def _on_down(self, error: BaseException) -> None:
+        for task in self.backlog.everything():
+            self.outcomes.refuse(task, self.lending.unavailable())
+        self.lending.refuse_all(self.lending.unavailable, LeaseFailure.UNAVAILABLE)
+        self.site.log(logging.ERROR, "the backend is down, waiting tasks are refused: %r", error)
+
+    def _on_ctx(self, ctx: Any) -> None:
+        if self.site.life.is_open:
+            self.closing.stop(None)
+
+    def _on_state(self, before: State) -> None:
+        if self.site.listening:
+            self.site.emit(StateChanged, before=before, after=self.site.life.state)
+
+    def _on_closed(self) -> None:
+        retire(self)
+        if self.site.config.ctx is not None and hasattr(self.site.config.ctx, "unlink"):
+            self.site.config.ctx.unlink(self._on_ctx)
+
+    def _warn_unpatched(self) -> None:
+        global _warned_unpatched
+        if not _warned_unpatched and not monkey.is_module_patched("socket"):
+            _warned_unpatched = True
+            self.site.log(
+                logging.WARNING, "the module socket is not patched: a task that waits in it stops every greenlet"
+            )

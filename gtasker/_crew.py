@@ -1,0 +1,227 @@
+"""The crew: how many workers there are.
+
+Invariant: `len(workers)` never exceeds the maximum; those being started, and those whose attempt goes on after its
+interruption, are in it. At least `base` workers are in it while the runner is open.
+
+A burst worker is a number, the surplus over the base; any worker may be the one that goes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from gtasker._alarm import Entry
+from gtasker._backlog import Backlog
+from gtasker._config import make_scaling
+from gtasker._events import DestroyReason, WorkersScaled
+from gtasker._judging import Judge
+from gtasker._outcomes import Outcomes
+from gtasker._scaling import Load, ThresholdScaling, clamp
+from gtasker._site import Site
+from gtasker._stock import Stock
+from gtasker._worker import Worker
+
+R = TypeVar("R")
+
+# A worker that died is replaced after this many seconds: a fault of ours that kills at once must not spin.
+_REHIRE_DELAY = 0.02
+
+
+class Crew(Generic[R]):
+    """The workers of one runner, and the decision to have more or fewer of them."""
+
+    def __init__(self, site: Site[R], stock: Stock[R], backlog: Backlog[R], judge: Judge[R], out: Outcomes[R]) -> None:
+        config = site.config
+        self._site = site
+        self._stock = stock
+        self._backlog = backlog
+        self._judge = judge
+        self._outcomes = out
+        self._next_decision: Entry | None = None
+        self.base = config.worker_count
+        self.maximum: int = config.max_worker_count
+        self.workers: set[Worker[R]] = set()
+        self.greenlets: set[Worker[R]] = set()  # with those that were let go and have not ended
+        self.scaling = make_scaling(config) if config.burst_task_threshold > 0 else None
+        self.closed = False
+        # Wired by the core:
+        self.on_end: Callable[[], object] = lambda: None
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether more workers may come by themselves."""
+        return self.scaling is not None and len(self.workers) < self.maximum
+
+    def open(self) -> None:
+        """Hire the base workers. Never switches."""
+        self.hire(self.base - len(self.workers))
+        self.watch()
+
+    def watch(self) -> None:
+        """Have a decision made as soon as it may be due. Never switches."""
+        if self.scaling is None or self.closed:
+            self._backlog.alert_above = inf
+        elif isinstance(self.scaling, ThresholdScaling):
+            self._backlog.alert_above = self.scaling.threshold
+        else:  # it may decide anything at any time
+            self._decide_later(self._site.config.burst_interval)
+            self._backlog.alert_above = self._site.config.burst_task_threshold
+
+    def hire(self, number: int) -> None:
+        """Start so many workers; each gets its resource when there is one. Never switches."""
+        kept = min(number, self._backlog.excess)  # those that were to go stay instead
+        self._backlog.excess -= max(0, kept)
+        for _ in range(number - kept):
+            worker = Worker(self._site, self._backlog, self._judge, self._outcomes)
+            self.workers.add(worker)
+            self.greenlets.add(worker)
+            worker.rawlink(self._on_end)
+            self._site.errands.pool.start(worker)
+            self._backlog.want(worker)
+
+    def alert(self) -> None:
+        """The backlog crossed the threshold: decide at once, unless one has just decided. Never switches."""
+        if self._next_decision is None:
+            self._decide()
+
+    def resize(self, base: int, maximum: int) -> None:
+        """Want other numbers from now on; nothing is interrupted. Never switches."""
+        self.base, self.maximum = base, maximum
+        missing = base - len(self.workers)
+        if missing > 0:
+            self.hire(missing)
+        self.trim(maximum)
+
+    def trim(self, wanted: int) -> None:
+        """Let workers go until `wanted` are left: the idle ones now, the busy ones when they are free. Never switches."""
+        backlog = self._backlog
+        backlog.excess = max(0, len(self.workers) - wanted)
+        for worker in [*backlog.wanting, *backlog.idle][: backlog.excess]:
+            backlog.remove(worker)
+            self.dismiss(worker)
+        self._outcomes.refresh()
+
+    def dismiss(self, worker: Any) -> bool:
+        """Let `worker`, which is free, go if there is one too many; say whether. Never switches."""
+        backlog = self._backlog
+        if backlog.excess <= 0:
+            return False
+        backlog.excess -= 1
+        self._outcomes.refresh()
+        self.let_go(worker, DestroyReason.STOPPED if self.closed else DestroyReason.SURPLUS)
+        return True
+
+    def let_go(self, worker: Any, reason: DestroyReason) -> None:
+        """End `worker`, which is free; its resource goes to the reserve if that lacks one. Never switches."""
+        self.workers.discard(worker)
+        worker.dismissed = True
+        resource, worker.resource = worker.resource, None
+        if resource is not None:
+            stock = self._stock
+            if reason is DestroyReason.SURPLUS and stock.spares < stock.reserve and resource.condemned is None:
+                stock.disown(resource)
+                self._backlog.place(resource)
+            else:
+                stock.discard(resource, reason)
+        self._site.turn.soon(worker)
+
+    def retire_idle(self, now: float) -> float:
+        """Let burst workers go that were idle for `max_idle`; return when the next may be due. Never switches."""
+        backlog, due = self._backlog, now - self._site.config.max_idle
+        surplus = len(self.workers) - self.base
+        if surplus <= 0:
+            return inf
+        # Those who still wait for a resource go first, when what they were hired for is done.
+        leaving = [] if backlog.tasks else list(backlog.wanting)
+        leaving += [worker for worker in backlog.idle if worker.resource.idle_since <= due]
+        before = len(self.workers)
+        for worker in leaving[:surplus]:
+            backlog.remove(worker)
+            self.let_go(worker, DestroyReason.IDLE)
+        self._tell(before, "idle")
+        oldest = min((worker.resource.idle_since for worker in backlog.idle), default=now)
+        return oldest + self._site.config.max_idle
+
+    def load(self) -> Load:
+        """What a decision is made from. Never switches."""
+        now = monotonic()
+        backlog = self._backlog
+        oldest = backlog.tasks.oldest()
+        arrivals, completions = self._site.meter.rates(now)
+        idle = len(backlog.idle)
+        return Load(
+            backlog=len(backlog.tasks),
+            oldest_wait=now - oldest if oldest is not None else 0.0,
+            arrival_rate=arrivals,
+            completion_rate=completions,
+            busy_workers=len(self.workers) - idle - len(backlog.wanting),
+            idle_workers=idle,
+            workers=len(self.workers),
+            base_workers=self.base,
+            max_workers=self.maximum,
+        )
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _decide_later(self, delay: float) -> None:
+        if self._next_decision is None and not self.closed:
+            # Who waits for a burst waits for busy workers anyway; the timer need not keep the loop alive.
+            self._next_decision = self._site.housekeeping.after(delay, self._decide)
+
+    def _decide(self) -> None:
+        self._next_decision = None
+        if self.closed or self.scaling is None or self._backlog.paused:
+            return
+        site, load = self._site, self.load()
+        try:
+            wish = int(self.scaling.decide(load))
+        except Exception as error:
+            site.fault("scaling.decide", error)
+            wish = 0
+        change = clamp(load, wish)
+        # A worker without a chance of a resource would only wait in line before those that have one.
+        change = min(change, self._stock.room())
+        if change > 0:
+            self.hire(change)
+            self._tell(load.workers, "backlog")
+        elif change < 0:
+            self.trim(load.workers + change)
+            self._tell(load.workers, "scaling")
+        if self._backlog.waiting > self._backlog.alert_above or not isinstance(self.scaling, ThresholdScaling):
+            self._decide_later(site.config.burst_interval)
+
+    def _tell(self, before: int, why: str) -> None:
+        after = len(self.workers)
+        self._site.log(logging.DEBUG, "workers %d -> %d (%s)", before, after, why)
+        if self._site.listening and after != before:
+            self._site.emit(WorkersScaled, before=before, after=after, why=why)
+
+    def _on_end(self, worker: Worker[R]) -> None:
+        # In the hub. A worker that ends undismissed was killed before it ran a line, or by a fault of ours.
+        self.greenlets.discard(worker)
+        self.on_end()
+        if worker not in self.workers:
+            return
+        self.workers.discard(worker)
+        self._backlog.remove(worker)
+        task, resource = worker.task or worker.attempt, worker.resource
+        worker.task = worker.attempt = worker.resource = None
+        if task is not None and not task.attempts:
+            self._backlog.push(task, returned=True)
+        elif task is not None:
+            error = worker.exception or RuntimeError("its worker ended")
+            self._outcomes.fail(task, error, worker.started_at, monotonic())
+        if resource is not None and resource.holder is None:
+            self._stock.discard(resource, DestroyReason.INTERRUPTED)
+        elif resource is not None:
+            self._stock.disown(resource)
+        if not self.closed and len(self.workers) < self.base:
+            self._site.housekeeping.after(_REHIRE_DELAY, self._rehire)
+
+    def _rehire(self) -> None:
+        if not self.closed:
+            self.hire(self.base - len(self.workers))

@@ -1,0 +1,65 @@
+"""Deadlocks: every worker waits, without a time-out, for a task that only they could run.
+
+Invariant: it is said only when it is certain. A worker that is idle, starting, caring for its resource or lending it
+may go on; so may one whose attempt, or what it waits for, has a deadline; and so may a crew that can still grow.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+from greenlet import getcurrent
+
+from gtasker._crew import Crew
+from gtasker._task import DONE, Task, name_of
+from gtasker._worker import Worker
+from gtasker.errors import WouldDeadlockError
+
+R = TypeVar("R")
+
+
+class Deadlocks(Generic[R]):
+    """Knows which workers wait for which tasks."""
+
+    def __init__(self, crew: Crew[R]) -> None:
+        self._crew = crew
+        self._blocked: dict[Any, Task[Any]] = {}
+
+    def begin_wait(self, task: Task[Any]) -> None:
+        """The current greenlet waits for `task` without a time-out. Raises WouldDeadlockError. Never switches."""
+        current: Any = getcurrent()
+        if isinstance(current, Worker) and current in self._crew.workers and current.attempt is not None:
+            if self._is_certain(current, task):
+                raise WouldDeadlockError(
+                    f"{name_of(current.attempt.fn)} waits for {name_of(task.fn)}, and so do all "
+                    f"{len(self._crew.workers)} workers for tasks that only they could run"
+                )
+            self._blocked[current] = task
+
+    def end_wait(self) -> None:
+        """The current greenlet waits no more. Never switches."""
+        if self._blocked:
+            self._blocked.pop(getcurrent(), None)
+
+    def _is_certain(self, current: Worker[R], task: Task[Any]) -> bool:
+        workers = self._crew.workers
+        if self._crew.can_grow or _ends_by_itself(task) or _ends_by_itself(current.attempt):
+            return False
+        # Who waits by a direct switch is the waiter of another worker's attempt.
+        waiting = {worker.attempt.waiter for worker in workers if worker.attempt is not None}
+        return all(worker is current or self._is_stuck(worker, waiting) for worker in workers)
+
+    def _is_stuck(self, worker: Worker[R], waiting: set[Any]) -> bool:
+        if worker.attempt is None or _ends_by_itself(worker.attempt):
+            return False
+        task = self._blocked.get(worker)
+        if task is None:
+            return worker in waiting
+        return not _ends_by_itself(task)
+
+
+def _ends_by_itself(task: Task[Any] | None) -> bool:
+    if task is None or task.state >= DONE:
+        return True
+    extras = task.extras
+    return extras is not None and (extras.deadline is not None or extras.limit is not None)

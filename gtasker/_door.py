@@ -1,0 +1,121 @@
+"""The door: who waits for room in a bounded backlog.
+
+Invariant: nobody waits here while there is room, and whoever is let in is so by the one who makes the room, in the same
+step: no latecomer can take it in between.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+from greenlet import getcurrent
+
+from gtasker._backlog import Backlog
+from gtasker._events import TaskRejected
+from gtasker._line import Line
+from gtasker._site import Site
+from gtasker._task import DONE, Task, name_of
+from gtasker.errors import QueueFullError
+
+R = TypeVar("R")
+
+
+class _Knock:
+    """Somebody with a task, before the door."""
+
+    __slots__ = ("error", "lane", "priority", "queued_at", "seq", "task", "waiter")
+
+    def __init__(self, task: Task[Any], seq: int) -> None:
+        self.task = task
+        self.priority = task.priority
+        self.seq = seq
+        self.queued_at = task.queued_at
+        self.lane: Any = None
+        self.waiter: Any = getcurrent()
+        self.error: BaseException | None = None
+
+    def wake(self) -> None:
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None:
+            waiter.switch()
+
+
+class Door(Generic[R]):
+    """Lets tasks into the backlog, as many as `max_queued` allows."""
+
+    def __init__(self, site: Site[R], backlog: Backlog[R]) -> None:
+        self._site = site
+        self._backlog = backlog
+        self._limit = site.config.max_queued
+        self._line: Line[_Knock] = Line()
+
+    def enter(self, task: Task[Any]) -> None:
+        """Put `task` into the backlog. Switches while that is full; raises QueueFullError."""
+        backlog = self._backlog
+        if self._limit is None or (self._has_room() and not self._line):
+            backlog.push(task)
+            return
+        patience = self._site.config.enqueue_timeout
+        if patience == 0 or getcurrent() is self._site.hub:
+            raise self._rejected(task)
+        self._wait(task, patience)
+
+    def let_in(self) -> None:
+        """There is room: let in who is first. Never switches."""
+        while self._line and self._has_room():
+            knock = self._line.pop()
+            self._backlog.push(knock.task)
+            self._site.turn.soon(knock)
+
+    def turn_away(self, error: BaseException) -> None:
+        """Nobody is let in any more. Never switches."""
+        for knock in list(self._line):
+            self._line.withdraw(knock)
+            knock.error = error
+            self._site.turn.soon(knock)
+
+    def _has_room(self) -> bool:
+        # An idle worker takes the task at once, so it does not wait.
+        backlog = self._backlog
+        return backlog.fresh < (self._limit or 0) or bool(
+            backlog.idle and not backlog.waiting and not backlog.paused and self._site.turn.left > 0
+        )
+
+    def _wait(self, task: Task[Any], patience: float | None) -> None:
+        site = self._site
+        knock = _Knock(task, self._backlog.number())
+        entries = []
+        if patience is not None:
+            entries.append(site.deadlines.after(patience, lambda: self._reject(knock)))
+        extras = task.extras
+        if extras is not None and extras.deadline is not None:  # then it is answered: it timed out
+            entries.append(site.deadlines.at(extras.deadline.when, lambda: self._give_up(knock, None)))
+        self._line.push(knock)
+        try:
+            while knock.lane is not None:
+                site.hub.switch()
+        finally:
+            knock.waiter = None
+            for entry in entries:
+                entry.cancel()
+            if knock.lane is not None:
+                self._line.withdraw(knock)
+        if knock.error is not None and task.state < DONE:
+            raise knock.error
+
+    def _reject(self, knock: _Knock) -> None:
+        if knock.lane is not None:
+            self._give_up(knock, self._rejected(knock.task))
+
+    def _give_up(self, knock: _Knock, error: BaseException | None) -> None:
+        if knock.lane is not None:
+            self._line.withdraw(knock)
+            knock.error = error
+            knock.wake()
+
+    def _rejected(self, task: Task[Any]) -> QueueFullError:
+        site, name = self._site, name_of(task.fn)
+        site.meter.rejected += 1
+        if site.listening:
+            site.emit(TaskRejected, task=name)
+        return QueueFullError(f"{name} was refused: {self._backlog.fresh} wait already (max_queued={self._limit})")

@@ -1,0 +1,137 @@
+"""Judging: is a resource fit for its next user?
+
+Invariant: what is handed out was fit when last looked at, and had its reset since its last use.
+
+`look` is arithmetic and an unpatched `poll`, and never switches; `check`, `clean` and `vouch` call the user's hooks and
+run in greenlets of the runner's only.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import select
+from math import inf
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from gevent import monkey
+
+from gtasker._calls import Calls
+from gtasker._events import DestroyReason
+from gtasker._loan import Resource
+from gtasker._site import Site
+from gtasker.errors import GTaskerError
+
+R = TypeVar("R")
+
+_poll: Any = monkey.get_original("select", "poll") if hasattr(select, "poll") else None
+
+
+class Verdict(enum.Enum):
+    """What a look says, if it does not say why the resource has to go."""
+
+    FIT = "fit"
+    CHECK = "check"
+
+
+class Judge(Generic[R]):
+    """Knows the rules by which resources are kept or replaced."""
+
+    def __init__(self, site: Site[R], calls: Calls[R], records: dict[int, Resource[R]]) -> None:
+        config = site.config
+        self._site = site
+        self._calls = calls
+        self._records = records
+        self._check = config.check_resource
+        self._readable = config.check_readable
+        # Idle for less than this it may be used unseen, before its `good_until`.
+        self.patience = config.check_idle if config.check_resource is not None else inf
+        # Whether a use that ended well leaves nothing to be done.
+        self.is_plain = config.reset is None and not config.check_readable
+
+    def look(self, resource: Resource[R], now: float) -> Verdict | DestroyReason:
+        """Say whether it may be used, has to be checked first, or has to go. Never switches."""
+        idle = now - max(resource.idle_since, resource.checked_at)
+        if now < resource.good_until and idle < self.patience:
+            return Verdict.FIT
+        if resource.condemned is not None:
+            return resource.condemned
+        if now >= resource.expires_at:
+            return DestroyReason.EXPIRED
+        if self._readable and resource.used and self._is_readable(resource):
+            return DestroyReason.READABLE
+        if self._check is not None and (resource.suspect or idle >= self.patience):
+            return Verdict.CHECK
+        return Verdict.FIT
+
+    def check(self, resource: Resource[R]) -> DestroyReason | None:
+        """Ask `check_resource`; if it says no, all older ones are suspect. Switches as the hook does."""
+        assert self._check is not None
+        try:
+            good = bool(self._calls.call("check_resource", self._site.config.hook_timeout, self._check, resource.value))
+        except BaseException as error:
+            self._site.log(logging.INFO, "check_resource says no: %r", error)
+            good = False
+        if good:
+            resource.checked_at = monotonic()
+            resource.suspect = False
+            resource.good_until = -inf if resource.condemned or self._readable else resource.expires_at
+            return None
+        for other in self._records.values():
+            if other.id < resource.id:
+                other.distrust()
+        return DestroyReason.CHECK_FAILED
+
+    def clean(self, resource: Resource[R], now: float) -> DestroyReason | None:
+        """After a use that ended well: `reset` it, unless it has to go anyway. Switches as the hook does."""
+        resource.used = True
+        if self._readable:
+            resource.good_until = -inf
+        if resource.condemned is not None:
+            return resource.condemned
+        if now >= resource.expires_at:
+            return DestroyReason.EXPIRED
+        reset = self._site.config.reset
+        if reset is not None:
+            try:
+                self._calls.call("reset", self._site.config.hook_timeout, reset, resource.value)
+            except BaseException as error:
+                self._site.fault("reset", error)
+                return DestroyReason.RESET_FAILED
+        resource.idle_since = now
+        return resource.condemned
+
+    def vouch(self, resource: Resource[R]) -> DestroyReason | None:
+        """After an interrupted use: ask `on_interrupt` whether it is clean again. Switches as the hook does."""
+        hook = self._site.config.on_interrupt
+        if hook is None:
+            return DestroyReason.INTERRUPTED
+        try:
+            clean = self._calls.call("on_interrupt", self._site.config.hook_timeout, hook, resource.value)
+        except BaseException as error:
+            self._site.fault("on_interrupt", error)
+            return DestroyReason.INTERRUPTED
+        return None if clean is True else DestroyReason.INTERRUPTED
+
+    def is_healthy(self, error: Exception) -> bool:
+        """Ask `check_health`; errors of ours are healthy, and if it raises itself, the error is not."""
+        check_health = self._site.config.check_health
+        if check_health is None or isinstance(error, GTaskerError):
+            return True
+        try:
+            return bool(check_health(error))
+        except BaseException as fault:
+            self._site.fault("check_health", fault)
+            return False
+
+    def _is_readable(self, resource: Resource[R]) -> bool:
+        fileno = getattr(resource.value, "fileno", None)
+        if fileno is None or _poll is None:
+            return False
+        try:
+            poller = _poll()
+            poller.register(fileno(), select.POLLIN | select.POLLPRI)
+            return bool(poller.poll(0))
+        except Exception:  # closed: it has no descriptor any more
+            return True

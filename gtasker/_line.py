@@ -1,0 +1,222 @@
+"""A line of waiting entries: by priority, then by arrival, wherever in it an entry comes back or leaves.
+
+Invariant: an entry whose `lane` is set is in exactly that lane; `len(line)` counts these, and nobody else.
+
+Strict lines keep one first-come lane for each priority, and a `PriorityQueue` of the lanes that are not empty: a pop
+costs the same with ten waiting or a million. An aged line keeps the entries themselves in a `PriorityQueue`, by
+arrival + priority x ageing, which is a constant of the entry.
+Entries that leave from the middle are marked, let go of, and cleared away when they are half of what is there.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Generic, Protocol, TypeVar
+
+from gevent.queue import PriorityQueue
+
+# Withdrawn entries are cleared away when they are more than the live ones and more than this.
+_SLACK = 32
+
+
+class Entry(Protocol):
+    """What can stand in a line. `seq` counts up with arrival and is the entry's own for ever."""
+
+    priority: int
+    seq: int
+    queued_at: float
+    lane: Any
+
+
+E = TypeVar("E", bound=Entry)
+
+
+class _Lane(Generic[E]):
+    """The entries of one priority. `returned` holds those that came back with an old number."""
+
+    __slots__ = ("in_queue", "live", "priority", "returned", "waiting")
+
+    def __init__(self, priority: int) -> None:
+        self.priority = priority
+        self.waiting: deque[E] = deque()
+        self.returned: list[tuple[int, E]] = []
+        self.live = 0
+        self.in_queue = False
+
+    def head(self) -> E:
+        """The first live entry; the lane has one."""
+        waiting, returned = self.waiting, self.returned
+        while waiting and waiting[0].lane is not self:
+            waiting.popleft()
+        while returned and returned[0][1].lane is not self:
+            heapq.heappop(returned)
+        if returned and (not waiting or returned[0][0] < waiting[0].seq):
+            return returned[0][1]
+        return waiting[0]
+
+    def entries(self) -> Iterator[E]:
+        yield from (entry for _, entry in self.returned if entry.lane is self)
+        yield from (entry for entry in self.waiting if entry.lane is self)
+
+    def forget_withdrawn(self) -> None:
+        if len(self.waiting) + len(self.returned) > 2 * self.live + _SLACK:
+            self.waiting = deque(entry for entry in self.waiting if entry.lane is self)
+            self.returned = [item for item in self.returned if item[1].lane is self]
+            heapq.heapify(self.returned)
+
+
+class Line(Generic[E]):
+    """Strict: a higher priority (a lower number) always goes first; within one, first come first served."""
+
+    __slots__ = ("_best", "_lanes", "_live", "_queue")
+
+    def __init__(self) -> None:
+        self._lanes: dict[int, _Lane[E]] = {}
+        self._queue: PriorityQueue[tuple[int, _Lane[E]]] = PriorityQueue()
+        self._best: _Lane[E] | None = None  # the first of _queue; it has a live entry when the line has
+        self._live = 0
+
+    def __len__(self) -> int:
+        return self._live
+
+    def push(self, entry: E, *, returned: bool = False) -> None:
+        """Let `entry` stand in line, at the place of its `seq` if it `returned`. Never switches."""
+        lane = self._lanes.get(entry.priority)
+        if lane is None:
+            lane = self._lanes[entry.priority] = _Lane(entry.priority)
+        entry.lane = lane
+        if returned:
+            heapq.heappush(lane.returned, (entry.seq, entry))
+        else:
+            lane.waiting.append(entry)
+        lane.live += 1
+        self._live += 1
+        if not lane.in_queue:
+            lane.in_queue = True
+            self._queue.put((lane.priority, lane))
+            self._best = self._queue.peek_nowait()[1]
+
+    def peek(self) -> E | None:
+        """The entry that goes first, or None. Never switches."""
+        return self._best.head() if self._live and self._best is not None else None
+
+    def pop(self) -> E:
+        """Take the first entry out; there is one. Never switches."""
+        lane = self._best
+        assert lane is not None
+        entry = lane.waiting[0] if lane.waiting and not lane.returned else lane.head()
+        if entry.lane is not lane:
+            entry = lane.head()
+        if lane.returned and lane.returned[0][1] is entry:
+            heapq.heappop(lane.returned)
+        else:
+            lane.waiting.popleft()
+        self._left(entry, lane)
+        return entry
+
+    def withdraw(self, entry: E) -> None:
+        """Take `entry`, which stands in this line, out of it wherever it is. Never switches."""
+        lane: _Lane[E] = entry.lane
+        self._left(entry, lane)
+        lane.forget_withdrawn()
+
+    def _left(self, entry: E, lane: _Lane[E]) -> None:
+        entry.lane = None
+        lane.live -= 1
+        self._live -= 1
+        if not lane.live:
+            lane.waiting.clear()
+            lane.returned.clear()
+            if lane is self._best:
+                self._find_best()
+
+    def _find_best(self) -> None:
+        queue = self._queue
+        while not queue.empty():
+            lane = queue.peek_nowait()[1]
+            if lane.live:
+                self._best = lane
+                return
+            queue.get_nowait()
+            lane.in_queue = False
+            del self._lanes[lane.priority]
+        self._best = None
+
+    def rank(self, entry: E) -> tuple[float, int]:
+        """What entries of several lines are compared by: the lower rank goes first."""
+        return (entry.priority, entry.seq)
+
+    def __iter__(self) -> Iterator[E]:
+        """Everyone in line, in no promised order."""
+        for lane in self._lanes.values():
+            yield from lane.entries()
+
+    def oldest(self) -> float | None:
+        """When the one who has waited longest was queued; costs a step for each priority in use."""
+        return min((lane.head().queued_at for lane in self._lanes.values() if lane.live), default=None)
+
+    def above(self, priority: int) -> int:
+        """How many go before anything of `priority`; costs a step for each priority in use."""
+        return sum(lane.live for lane in self._lanes.values() if lane.priority < priority)
+
+
+class AgedLine(Line[E]):
+    """Waiting makes up for priority: `ageing` seconds of it for one step of the priority number."""
+
+    __slots__ = ("_ageing", "_heap")
+
+    def __init__(self, ageing: float) -> None:
+        super().__init__()
+        self._ageing = ageing
+        self._heap: PriorityQueue[tuple[float, int, E]] = PriorityQueue()
+
+    def push(self, entry: E, *, returned: bool = False) -> None:
+        """Let `entry` stand in line; who returned has his old key, and so his old place. Never switches."""
+        entry.lane = self
+        self._heap.put((entry.queued_at + entry.priority * self._ageing, entry.seq, entry))
+        self._live += 1
+
+    def peek(self) -> E | None:
+        """The entry that goes first, or None. Never switches."""
+        heap = self._heap
+        while not heap.empty():
+            entry = heap.peek_nowait()[2]
+            if entry.lane is self:
+                return entry
+            heap.get_nowait()
+        return None
+
+    def pop(self) -> E:
+        """Take the first entry out; there is one. Never switches."""
+        entry = self.peek()
+        assert entry is not None
+        self._heap.get_nowait()
+        entry.lane = None
+        self._live -= 1
+        return entry
+
+    def withdraw(self, entry: E) -> None:
+        """Take `entry`, which stands in this line, out of it wherever it is. Never switches."""
+        entry.lane = None
+        self._live -= 1
+        if len(self._heap) > 2 * self._live + _SLACK:
+            live = [item for item in self._heap.queue if item[2].lane is self]
+            self._heap = PriorityQueue(items=live)
+
+    def __iter__(self) -> Iterator[E]:
+        """Everyone in line, in no promised order."""
+        return (item[2] for item in tuple(self._heap.queue) if item[2].lane is self)
+
+    def oldest(self) -> float | None:
+        """When the one who has waited longest was queued; costs a step for each entry."""
+        return min((entry.queued_at for entry in self), default=None)
+
+    def above(self, priority: int) -> int:
+        """How many have a priority before `priority`; costs a step for each entry."""
+        return sum(entry.priority < priority for entry in self)
+
+    def rank(self, entry: E) -> tuple[float, int]:
+        """What entries of several lines are compared by: the lower rank goes first."""
+        return (entry.queued_at + entry.priority * self._ageing, entry.seq)

@@ -1,0 +1,53 @@
+"""Mapping: one call for each item of an iterable, with a bounded number in flight.
+
+Invariant: at most `window` tasks of a map exist at once; when it ends, by whatever road, those that have not begun are
+withdrawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+from gevent.queue import SimpleQueue
+
+from gtasker._task import QUEUED, RETRYING, Task
+
+I = TypeVar("I")
+T = TypeVar("T")
+
+
+def in_flight(submit: Callable[[I], Task[T]], items: Iterable[I], window: int) -> Iterator[tuple[int, Task[T]]]:
+    """Submit lazily, and yield each task with its item's position when it answered. Switches."""
+    done: SimpleQueue[Task[Any]] = SimpleQueue()
+    positions: dict[Task[T], int] = {}
+    numbered = enumerate(items)
+    try:
+        while True:
+            for position, item in islice(numbered, window - len(positions)):
+                task = submit(item)
+                positions[task] = position
+                task.rawlink(done.put)
+            if not positions:
+                return
+            task = done.get()
+            yield positions.pop(task), task
+    finally:
+        for task in positions:
+            task.unlink(done.put)
+            if task.state is QUEUED or task.state is RETRYING:
+                task.cancel()
+
+
+def collect(flights: Iterator[tuple[int, Task[T]]]) -> list[T]:
+    """The values in the order of the items; the first failure is raised. Switches."""
+    values: dict[int, T] = {}
+    try:
+        for position, task in flights:
+            values[position] = task.get()
+    finally:
+        close = getattr(flights, "close", None)
+        if close is not None:
+            close()
+    return [values[position] for position in range(len(values))]

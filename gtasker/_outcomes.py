@@ -1,0 +1,250 @@
+"""Outcomes: the one door through which every task leaves the runner.
+
+Invariant: a task is settled here, once; settling, counting it and letting go of what it held are one step without a
+switch. What follows (waking who waits, callbacks, the interruption of an attempt) happens later, in the hub or in
+greenlets of the runner's, so an answer never waits for the end of what it answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Generic, Protocol, TypeVar
+
+from greenlet import getcurrent
+
+from gtasker._backlog import Backlog, extras_of
+from gtasker._calls import Calls, Interrupt
+from gtasker._events import TaskCancelled, TaskRetried, TaskTimedOut
+from gtasker._metrics import TaskTimes
+from gtasker._site import Site, get_ident
+from gtasker._task import CANCELLED, DONE, QUEUED, RETRYING, RUNNING, Owner, Task, Unheard, name_of
+from gtasker.errors import (
+    MaxRetriesExceededError,
+    TaskCancelledError,
+    TaskTimeoutError,
+    WouldBlockHubError,
+    WrongThreadError,
+)
+
+R = TypeVar("R")
+
+
+class Attempting(Protocol):
+    """A worker, as far as its interruption needs it."""
+
+    attempt: Task[Any] | None
+    struck: BaseException | None
+
+    def throw(self, error: BaseException) -> object:
+        """Switch to it and raise there."""
+
+
+class Strike:
+    """The interruption of one attempt, on its way through the hub."""
+
+    __slots__ = ("_error", "_struck", "_task", "_worker")
+
+    def __init__(
+        self, worker: Attempting, task: Task[Any], error: BaseException, struck: dict[Attempting, Task[Any]]
+    ) -> None:
+        self._worker = worker
+        self._task = task
+        self._error = error
+        self._struck = struck
+
+    def wake(self) -> None:
+        """Throw, if the attempt still runs."""
+        worker = self._worker
+        if worker.attempt is self._task:
+            worker.struck = self._error
+            self._struck[worker] = self._task
+            worker.throw(self._error)
+
+
+class Outcomes(Owner, Generic[R]):
+    """Settles tasks, and answers for them to their handles."""
+
+    def __init__(self, site: Site[R], calls: Calls[R], backlog: Backlog[R]) -> None:
+        self._site = site
+        self._calls = calls
+        self._backlog = backlog
+        self._meter = site.meter
+        self._collector = site.collector
+        # Whether an attempt that ended well leaves nothing to do but to answer.
+        self.is_direct = False
+        self.may_be_direct = False  # as far as the settings say
+        self.struck: dict[Attempting, Task[Any]] = {}  # interrupted attempts that have not ended
+        # Wired by the core:
+        self.on_answer: Callable[[], object] | None = None  # while the runner is closing
+        self.on_wait: Callable[[Task[Any]], object] = lambda task: None
+        self.on_waited: Callable[[], object] = lambda: None
+        self.on_settled: Callable[[Task[Any]], object] = lambda task: None  # of a task with a key
+
+    def refresh(self) -> None:
+        """Say anew whether `is_direct` holds; called when one of its reasons changed. Never switches."""
+        self.is_direct = self.may_be_direct and self.on_answer is None and not self._backlog.excess
+
+    # -- an attempt ended ---------------------------------------------------------------------------------------
+
+    def complete(self, task: Task[Any], started: float, finished: float) -> None:
+        """Answer with the value that stands in `task` already. Never switches."""
+        if self._collector is not None:
+            self._collector.record_completion(TaskTimes(task.queued_at, started, finished))
+        self._answer(task)
+
+    def fail(self, task: Task[Any], error: BaseException, started: float, finished: float) -> None:
+        """Answer with an exception, unless it was answered before. Never switches."""
+        if task.settle_error(error):
+            meter = self._meter
+            meter.waits.append(started - task.queued_at)
+            meter.runs.append(finished - started)
+            meter.failed_timed += 1
+            if self._collector is not None:
+                self._collector.record_failure(TaskTimes(task.queued_at, started, finished))
+            self._answer(task)
+
+    def retry_or_fail(self, task: Task[Any], error: Exception, started: float, finished: float) -> None:
+        """After an unhealthy error: let it be tried again, if it may. Never switches."""
+        config = self._site.config
+        if task.state is not RUNNING:
+            return
+        if task.once or not config.max_retries:
+            self.fail(task, error, started, finished)
+        elif task.attempts > config.max_retries:
+            spent = MaxRetriesExceededError(f"{name_of(task.fn)} failed {task.attempts} times", task.attempts)
+            spent.__cause__ = error
+            self.fail(task, spent, started, finished)
+        else:
+            base, cap = config.retry_backoff
+            delay = random.uniform(0, min(cap, base * 2 ** min(task.attempts - 1, 60)))
+            self._meter.retried += 1
+            if self._collector is not None:
+                self._collector.record_retry()
+            if task.extras is not None and task.extras.limit is not None:
+                task.extras.limit.cancel()
+            task.worker = None
+            name, attempts = name_of(task.fn), task.attempts
+            self._backlog.delay(task, delay)
+            if self._site.listening:
+                self._site.emit(TaskRetried, task=name, attempts=attempts, error=error, next_attempt_in=delay)
+
+    # -- it is over before its end ------------------------------------------------------------------------------
+
+    def cancel(self, task: Task[Any], error: BaseException | None = None) -> bool:
+        """Settle as cancelled; False if it had answered. A running attempt is interrupted afterwards. Never switches."""
+        if task.state >= DONE:
+            return False
+        name = name_of(task.fn)
+        cancelled = error or TaskCancelledError(f"{name} was cancelled")
+        self._end(task, cancelled, CANCELLED, error)
+        self._meter.cancelled += 1
+        if self._site.listening:
+            self._site.emit(TaskCancelled, task=name)
+        return True
+
+    def time_out(self, task: Task[Any], message: str) -> None:
+        """Settle as timed out, if it has not answered. A running attempt is interrupted afterwards. Never switches."""
+        if task.state >= DONE:
+            return
+        name = name_of(task.fn)
+        meter = self._meter
+        now = monotonic()
+        self._end(task, TaskTimeoutError(f"{name} {message}"))
+        meter.timed_out += 1
+        meter.failed_untimed += 1
+        if self._collector is not None:
+            self._collector.record_failure(TaskTimes(task.queued_at, now, now))
+        if self._site.listening:
+            self._site.emit(TaskTimedOut, task=name)
+
+    def refuse(self, task: Task[Any], error: BaseException) -> None:
+        """Settle a task that waits with an error of ours: nothing can run it. Never switches."""
+        if task.state >= DONE:
+            return
+        self._meter.failed_untimed += 1
+        if self._collector is not None:
+            now = monotonic()
+            self._collector.record_failure(TaskTimes(task.queued_at, now, now))
+        self._end(task, error)
+
+    def leave(self, task: Task[Any]) -> None:
+        """Its caller went away: withdraw it, if it has not begun; nobody will look at the answer. Never switches."""
+        task.waiter = None
+        if task.state is QUEUED or task.state is RETRYING:
+            self.cancel(task)
+        elif task.state is RUNNING and self._site.config.cancel_on_abandon:
+            self.cancel(task)
+
+    def deadline(self, task: Task[Any], at: float, seconds: float) -> None:
+        """Time it out at `at`, `seconds` after its call. Never switches."""
+        message = f"did not answer within {seconds:g} s"
+        extras_of(task).deadline = self._site.deadlines.at(at, lambda: self.time_out(task, message))
+
+    def limit(self, task: Task[Any], seconds: float) -> None:
+        """Time its present attempt out after so many seconds. Never switches."""
+        message = f"ran longer than {seconds:g} s"
+        extras_of(task).limit = self._site.deadlines.after(seconds, lambda: self.time_out(task, message))
+
+    # -- for handles --------------------------------------------------------------------------------------------
+
+    def soon(self, task: Task[Any]) -> None:
+        """Have `task.wake()` called in the hub. Never switches."""
+        self._site.turn.soon(task)
+
+    def call(self, callback: Callable[[Task[Any]], object], task: Task[Any]) -> None:
+        """Call a done-callback in a greenlet of the runner's. Never switches."""
+        self._site.errands.run(self._call, callback, task)
+
+    def begin_wait(self, task: Task[Any], *, forever: bool) -> None:
+        """Raise if the current greenlet cannot wait for `task`, or never to an end. Never switches."""
+        site = self._site
+        if get_ident() != site.thread:
+            raise WrongThreadError("this task belongs to a runner of another thread")
+        if getcurrent() is site.hub:
+            raise WouldBlockHubError("waiting for a task in the hub would stop the event loop")
+        if forever:
+            self.on_wait(task)
+
+    def end_wait(self) -> None:
+        """Take back `begin_wait`. Never switches."""
+        self.on_waited()
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _end(
+        self, task: Task[Any], error: BaseException, state: Any = None, thrown: BaseException | None = None
+    ) -> None:
+        was_running = task.state is RUNNING
+        self._backlog.withdraw(task)
+        worker = task.worker
+        task.settle_error(error, state) if state is not None else task.settle_error(error)
+        self._answer(task)
+        if was_running and worker is not None:
+            self._site.turn.soon(Strike(worker, task, thrown or Interrupt(str(error)), self.struck))
+
+    def _answer(self, task: Task[Any]) -> None:
+        extras = task.extras
+        name = name_of(task.fn) if extras is not None and task.state > DONE else ""
+        task.let_go()
+        if extras is not None:
+            if extras.key is not None:
+                self.on_settled(task)
+            if name and not extras.callbacks and extras.owner is not None and task.waiter is None:
+                extras.unheard = self._unheard(name, task._error)
+        if task.waiter is not None or extras is not None:
+            self._site.turn.soon(task)
+        if self.on_answer is not None:
+            self.on_answer()
+
+    def _unheard(self, name: str, error: BaseException) -> Unheard:
+        text = repr(error)
+        return Unheard(lambda: self._site.log(logging.ERROR, "%s failed, and nobody looked: %s", name, text))
+
+    def _call(self, callback: Callable[[Task[Any]], object], task: Task[Any]) -> None:
+        try:
+            self._calls.call("a done-callback", None, callback, task)
+        except BaseException as error:
+            self._site.fault(f"the done-callback {name_of(callback)}", error)

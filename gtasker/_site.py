@@ -1,0 +1,86 @@
+"""The site: what all rooms of one runner share. It is made anew for each life of a runner (start, forked child).
+
+Invariant: `home` is the OS thread's id while work may be handed over directly there, and 0 otherwise: one comparison
+tells that the runner is running, unpaused, in its own thread and in its own process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from gevent import monkey
+from gevent.hub import get_hub
+from greenlet import getcurrent
+
+from gtasker._alarm import Alarm
+from gtasker._config import Config
+from gtasker._errands import Errands
+from gtasker._events import RunnerEvent
+from gtasker._lifecycle import Lifecycle
+from gtasker._metrics import Collector, Meter
+from gtasker._turn import turn_of
+
+R = TypeVar("R")
+
+#: The id of the OS thread, also when `threading` is patched to give a greenlet's.
+get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
+
+
+class Site(Generic[R]):
+    """Settings, clocks, greenlets and voices of one runner."""
+
+    def __init__(self, config: Config[R]) -> None:
+        self.config = config
+        self.hub: Any = get_hub()
+        self.thread = get_ident()
+        self.home = 0
+        self.forked = False  # this is a child, and the site its parent's
+        self.life = Lifecycle()
+        self.turn = turn_of(self.hub)
+        self.deadlines = Alarm(self.hub, ref=True)
+        self.housekeeping = Alarm(self.hub, ref=False)
+        self.errands = Errands(self.hub, self.turn, self._errand_failed)
+        self.meter = Meter()
+        self.collector: Collector | None = config.collector
+        self.listening = config.on_event is not None
+        self.faults = 0  # of hooks and listeners of the user's
+
+    def emit(self, event: type[RunnerEvent], **fields: Any) -> None:
+        """Tell `on_event`; only to be called if `listening`, and after the change it tells of."""
+        listener = self.config.on_event
+        assert listener is not None
+        try:
+            listener(event(at=monotonic(), runner=self.config.name, **fields))
+        except Exception as error:
+            self.fault("on_event", error)
+
+    def fault(self, hook: str, error: BaseException) -> None:
+        """Count and log that a function of the user's raised."""
+        self.faults += 1
+        self.log(logging.ERROR, "%s raised %r", hook, error, exc_info=error)
+
+    def log(self, level: int, message: str, *args: Any, exc_info: BaseException | None = None) -> None:
+        """Log with the runner's name; from the hub by an errand, for a handler may switch. May switch elsewhere."""
+        logger = self.config.logger
+        if not logger.isEnabledFor(level):
+            return
+        if getcurrent() is self.hub:
+            self.errands.run(self._log, level, message, args, exc_info)
+        else:
+            self._log(level, message, args, exc_info)
+
+    def tell_main(self, error: KeyboardInterrupt) -> None:
+        """Throw a keyboard interrupt that hit a greenlet of ours into the main greenlet too, soon. Never switches."""
+        main = self.hub.parent
+        if main is not None and not main.dead:
+            self.hub.loop.run_callback(main.throw, error)
+
+    def _log(self, level: int, message: str, args: tuple[Any, ...], exc_info: BaseException | None) -> None:
+        name = self.config.name
+        self.config.logger.log(level, "%s: " + message, name, *args, exc_info=exc_info, extra={"runner": name})
+
+    def _errand_failed(self, fn: Any, error: BaseException) -> None:
+        self.fault(getattr(fn, "__qualname__", repr(fn)), error)

@@ -1,0 +1,242 @@
+"""The stock: how many resources exist, and their making and unmaking.
+
+Invariant: `slots` = made + being made + being destroyed <= `limit` at every moment: a slot is taken before `on_create`
+is called, and given back after `on_destroy` returned.
+Each record is discarded once: `discard` takes it out of `records`, and only who is in there can be discarded.
+
+While creation fails there is one back-off and one prober for the whole runner, for ever; the first success ends it.
+The delay is drawn by full jitter, uniform in 0 .. min(cap, base * 2**failures) (M. Brooker, "Exponential Backoff And
+Jitter", 2015).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import Generic, TypeVar
+
+from gtasker._alarm import Entry
+from gtasker._calls import Calls
+from gtasker._events import (
+    BackendDown,
+    BackendUp,
+    DestroyReason,
+    ResourceCreated,
+    ResourceCreateFailed,
+    ResourceCreating,
+    ResourceDestroyed,
+)
+from gtasker._loan import Resource
+from gtasker._site import Site
+
+R = TypeVar("R")
+
+# A random part of the lifetime, up to this, is taken off, so that what was made together does not end together.
+_LIFETIME_JITTER = 0.1
+
+
+class Stock(Generic[R]):
+    """All resources of one runner. It makes what `demand` asks for, and gives each new one to `place`."""
+
+    def __init__(self, site: Site[R], calls: Calls[R]) -> None:
+        config = site.config
+        self._site = site
+        self._calls = calls
+        self._last_id = 0
+        self._verdict: Entry | None = None  # when the backend is to be called down
+        self._probe: Entry | None = None
+        self._probe_is_awaited = False
+        self._next_attempt_at = 0.0
+        self._failures = 0
+        self._failed_at = 0.0
+        self.records: dict[int, Resource[R]] = {}
+        self.limit: int = config.max_resources
+        self.reserve: int = config.resource_pool_size
+        self.owned = 0  # of the records: how many are a worker's own
+        self.creating = 0
+        self.destroying = 0
+        self.failing_since: float | None = None
+        self.last_error: BaseException | None = None
+        self.is_down = False
+        self.closed = False
+        # Wired by the core:
+        self.demand: Callable[[], tuple[int, int]] = lambda: (0, 0)  # workers that want one, waiting loans
+        self.place: Callable[[Resource[R]], object] = lambda resource: None
+        self.on_create_failed: Callable[[BaseException], object] = lambda error: None
+        self.on_down: Callable[[BaseException], object] = lambda error: None
+        self.on_change: Callable[[], object] = lambda: None
+
+    @property
+    def slots(self) -> int:
+        """How many count towards the bound."""
+        return len(self.records) + self.creating + self.destroying
+
+    @property
+    def spares(self) -> int:
+        """How many made ones are no worker's: the reserve, and what is above it."""
+        return len(self.records) - self.owned
+
+    def missing(self) -> int:
+        """How many more should be made, those under way included. Never switches."""
+        workers, loans = self.demand()
+        return workers + max(loans, self.reserve - self.spares)
+
+    def room(self) -> int:
+        """For how many more workers there would be resources. Never switches."""
+        free = self.limit - self.slots - max(0, self.missing() - self.creating)
+        return max(0, free + max(0, self.spares - self.reserve))
+
+    def supply(self) -> None:
+        """Begin as many creations as demand, bounds and back-off allow. Never switches."""
+        while not self.closed and self.slots < self.limit and self.creating < self.missing():
+            if self.failing_since is None:
+                if self.creating >= self._site.config.max_creating:
+                    return
+            elif self.creating:
+                return
+            elif monotonic() < self._next_attempt_at:
+                self._probe_later()
+                return
+            self._begin()
+
+    def own(self, resource: Resource[R], worker: object) -> None:
+        """Make it the worker's own. Never switches."""
+        resource.worker = worker
+        self.owned += 1
+
+    def disown(self, resource: Resource[R]) -> None:
+        """Make it one of the reserve. Never switches."""
+        if resource.worker is not None:
+            resource.worker = None
+            self.owned -= 1
+
+    def discard(self, resource: Resource[R], reason: DestroyReason) -> None:
+        """Have it destroyed, in a greenlet of the runner's; nobody uses it. Never switches."""
+        del self.records[resource.id]
+        self.disown(resource)
+        self.destroying += 1
+        self._site.errands.run(self._destroy, resource, reason)
+
+    def recycle(self) -> None:
+        """Condemn all that exist. Never switches."""
+        for resource in self.records.values():
+            resource.condemn(DestroyReason.RECYCLED)
+
+    def check_down(self) -> None:
+        """Give up waiting for the backend, if none is left and it failed for long enough. Never switches."""
+        patience = self._site.config.fail_fast_after
+        if patience is None or self.failing_since is None or self.is_down or self.records or self.closed:
+            return
+        at = self.failing_since + patience
+        if monotonic() < at:
+            # For the case that the prober hangs. Unawaited: who waits, waits for the prober too.
+            if self._verdict is None or self._verdict.call is None:
+                self._verdict = self._site.housekeeping.at(at, self.check_down)
+            return
+        self.is_down = True
+        assert self.last_error is not None
+        self.on_down(self.last_error)
+
+    # -- making -------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self.creating += 1
+        self._last_id += 1
+        self._site.errands.run(self._create, self._last_id)
+        if self._site.listening:
+            self._site.emit(ResourceCreating, resource_id=self._last_id)
+
+    def _create(self, number: int) -> None:
+        config = self._site.config
+        started = monotonic()
+        try:
+            value = self._calls.call("on_create", config.create_timeout, config.on_create)
+        except BaseException as error:
+            self._failed(number, started, error)
+        else:
+            self._created(number, started, value)
+
+    def _created(self, number: int, started: float, value: R) -> None:
+        site = self._site
+        now = monotonic()
+        lifetime = site.config.max_lifetime
+        span = inf if lifetime is None else lifetime * (1 - random.random() * _LIFETIME_JITTER)
+        resource = self.records[number] = Resource(number, value, now, span)
+        self.creating -= 1
+        site.meter.created += 1
+        failing_since, self.failing_since = self.failing_since, None
+        self._failures = 0
+        self.last_error = None
+        self.is_down = False
+        if self.closed:
+            self.discard(resource, DestroyReason.STOPPED)
+        else:
+            self.place(resource)
+            self.supply()
+        self.on_change()
+        if site.listening:
+            site.emit(ResourceCreated, resource_id=number, seconds=now - started)
+            if failing_since is not None:
+                site.emit(BackendUp, seconds_down=now - failing_since)
+
+    def _failed(self, number: int, started: float, error: BaseException) -> None:
+        site = self._site
+        now = monotonic()
+        self.creating -= 1
+        site.meter.create_failures += 1
+        first = self.failing_since is None
+        if first:
+            self.failing_since = now
+        if started >= self._failed_at:  # attempts that were under way together count once
+            self._failures += 1
+            base, cap = site.config.create_backoff
+            delay = random.uniform(0, min(cap, base * 2 ** min(self._failures - 1, 60)))
+            self._next_attempt_at = now + delay
+            self._failed_at = now
+        # Its frames would keep what failed, and with it sockets, for as long as the backend is away.
+        self.last_error = error.with_traceback(None)
+        self.on_create_failed(error)
+        self.check_down()
+        self.supply()
+        self.on_change()
+        site.log(logging.WARNING, "on_create failed: %r", error)
+        if site.listening:
+            wait = max(0.0, self._next_attempt_at - now)
+            site.emit(ResourceCreateFailed, resource_id=number, error=error, next_attempt_in=wait)
+            if first:
+                site.emit(BackendDown, error=error)
+
+    def _probe_later(self) -> None:
+        # The timer keeps the loop from ending while somebody waits for what it may bring, and only then.
+        awaited = any(self.demand())
+        if self._probe is not None:
+            if self._probe_is_awaited or not awaited:
+                return
+            self._probe.cancel()
+        alarm = self._site.deadlines if awaited else self._site.housekeeping
+        self._probe_is_awaited = awaited
+        self._probe = alarm.at(self._next_attempt_at, self._probe_now)
+
+    def _probe_now(self) -> None:
+        self._probe = None
+        self.supply()
+
+    # -- unmaking -----------------------------------------------------------------------------------------------
+
+    def _destroy(self, resource: Resource[R], reason: DestroyReason) -> None:
+        site = self._site
+        config = site.config
+        try:
+            self._calls.call("on_destroy", config.destroy_timeout, config.on_destroy, resource.value)
+        except BaseException as error:
+            site.fault("on_destroy", error)
+        self.destroying -= 1
+        site.meter.destroyed += 1
+        self.check_down()
+        self.supply()
+        self.on_change()
+        if site.listening:
+            site.emit(ResourceDestroyed, resource_id=resource.id, reason=reason)

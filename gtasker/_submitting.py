@@ -1,0 +1,186 @@
+"""Submitting: a call becomes a task, is accepted, and is waited for.
+
+Invariant: a task that was accepted has a number of arrival, or was handed straight to an idle worker; and a caller that
+goes away while it waits takes its name off the task before anything else, so that nobody wakes it in a later wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from math import inf
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from greenlet import getcurrent
+
+from gtasker._admission import Admission
+from gtasker._backlog import Backlog, extras_of
+from gtasker._door import Door
+from gtasker._joining import Joined, Joining
+from gtasker._lending import Lending
+from gtasker._outcomes import Outcomes
+from gtasker._site import Site
+from gtasker._stock import Stock
+from gtasker._task import DONE, QUEUED, Task, name_of
+from gtasker.errors import TaskTimeoutError
+
+R = TypeVar("R")
+
+new_task: Callable[[type[Task[Any]]], Task[Any]] = object.__new__
+
+
+class Submitting(Generic[R]):
+    """The desk where tasks are handed in."""
+
+    def __init__(
+        self,
+        site: Site[R],
+        admission: Admission[R],
+        stock: Stock[R],
+        backlog: Backlog[R],
+        door: Door[R],
+        outcomes: Outcomes[R],
+        joining: Joining[R],
+        lending: Lending[R],
+    ) -> None:
+        self._site = site
+        self._admission = admission
+        self._stock = stock
+        self._backlog = backlog
+        self._door = door
+        self._outcomes = outcomes
+        self._joining = joining
+        self._lending = lending
+        # Without propagation an attempt still has a context of its own: what it sets is gone with it.
+        self.make_context: Callable[[], Context] = copy_context if site.config.propagate_context else Context
+
+    def queue(self, fn: Any, args: tuple[Any, ...], priority: int, once: bool, timeout: float | None, key: Any) -> Any:
+        """Accept, wait for the answer, return or raise it. Switches."""
+        self._admission.enter()
+        return self.wait(self._accept(fn, args, priority, once, timeout, key))
+
+    def submit(
+        self,
+        fn: Any,
+        args: tuple[Any, ...],
+        priority: int,
+        once: bool,
+        timeout: float | None,
+        key: Any,
+        callback: Callable[[Task[Any]], object] | None,
+    ) -> Task[Any]:
+        """Accept, and return the handle. Switches only while a bounded backlog is full."""
+        self._admission.enter(blocking=False)
+        return self._accept(fn, args, priority, once, timeout, key, callback, has_handle=True)
+
+    def wait(self, task: Task[Any]) -> Any:
+        """Wait for a task of the current greenlet's own; if it is thrown out, the task is withdrawn. Switches."""
+        outcomes = self._outcomes
+        if task.state < DONE:
+            owner = task.extras.owner if task.extras is not None and task.extras.owner is not None else outcomes
+            try:
+                owner.begin_wait(task, forever=True)
+                task.waiter = getcurrent()
+                while task.state < DONE:
+                    self._site.hub.switch()
+            except BaseException:
+                if isinstance(task, Joined):
+                    self._joining.leave(task)
+                else:
+                    outcomes.leave(task)
+                raise
+            finally:
+                task.waiter = None
+                owner.end_wait()
+        return task.outcome()
+
+    def make(self, fn: Any, args: tuple[Any, ...], priority: int, once: bool) -> Task[Any]:
+        """A task, not accepted yet. Never switches."""
+        task = new_task(Task)
+        task.fn = fn
+        task.args = args
+        task.context = self.make_context()
+        task.priority = priority
+        task.once = once
+        task.queued_at = monotonic()
+        task.state = QUEUED
+        task.seq = task.attempts = 0
+        task.waiter = task.worker = task.lane = task.extras = None
+        return task
+
+    def _accept(
+        self,
+        fn: Any,
+        args: tuple[Any, ...],
+        priority: int,
+        once: bool,
+        timeout: float | None,
+        key: Any,
+        callback: Callable[[Task[Any]], object] | None = None,
+        *,
+        has_handle: bool = False,
+    ) -> Task[Any]:
+        if not callable(fn):
+            raise TypeError(f"a task must be callable, not {fn!r}")
+        if key is not None:
+            return self._accept_shared(fn, args, priority, once, timeout, key, callback)
+        task = self.make(fn, args, priority, once)
+        if has_handle:
+            extras = extras_of(task)
+            extras.owner = self._outcomes
+            if callback is not None:
+                extras.callbacks.append(callback)
+        self._take_in(task, timeout)
+        return task
+
+    def _accept_shared(
+        self,
+        fn: Any,
+        args: tuple[Any, ...],
+        priority: int,
+        once: bool,
+        timeout: float | None,
+        key: Any,
+        callback: Callable[[Task[Any]], object] | None,
+    ) -> Task[Any]:
+        handle, is_new = self._joining.join(key, priority, lambda: self.make(fn, args, priority, once))
+        if callback is not None:
+            assert handle.extras is not None
+            handle.extras.callbacks.append(callback)
+        if is_new:
+            try:
+                self._take_in(handle.shared, timeout)
+            except Exception as error:  # refused, for all who joined meanwhile
+                self._joining.give_up(key, error)
+                raise
+            except BaseException:  # its submitter went away at the door
+                self._joining.leave(handle)
+                raise
+        return handle
+
+    def _take_in(self, task: Task[Any], timeout: float | None) -> None:
+        if timeout is not None:
+            if timeout <= 0:
+                self._arrived(task)
+                self._outcomes.time_out(task, f"did not answer within {timeout:g} s")
+                return
+            self._outcomes.deadline(task, task.queued_at + timeout, timeout)
+        if self._stock.is_down:
+            self._arrived(task)
+            self._outcomes.refuse(task, self._lending.unavailable())
+            return
+        try:
+            self._door.enter(task)
+        except BaseException:
+            task.let_go()
+            raise
+        self._arrived(task)
+
+    def _arrived(self, task: Task[Any]) -> None:
+        meter = self._site.meter
+        if task.queued_at >= meter.next_mark:
+            meter.mark(task.queued_at)
+        meter.arrived += 1
+        if self._site.collector is not None:
+            self._site.collector.record_arrival()

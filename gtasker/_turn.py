@@ -1,0 +1,150 @@
+"""A turn of the event loop: how long tasks may keep it, and who is woken in it. One for each hub, for all runners.
+
+Invariant: between two polls for I/O at most `ATTEMPTS` attempts begin, and none begins after `SPAN` seconds of them.
+
+Callbacks (`run_callback`, `sleep(0)`) do not let libev poll: it polls only between batches of them. So a spent turn
+waits for a zero *timer*, which fires after a poll, and everything that wants to hand work over waits for that one timer.
+The budget is spent in two halves. After each half one looks whether the loop has polled meanwhile (its iteration count
+moved); if so, that half counts as the first of a new turn. Two halves without a poll spend the turn: so at most two
+halves ever lie between two polls, wherever in a half the poll fell.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any, Protocol
+
+ATTEMPTS = 64
+SPAN = 0.010  # seconds
+
+_HALF_ATTEMPTS = ATTEMPTS // 2
+_HALF_SPAN = SPAN / 2
+# After this many wake-ups one looks at the clock, and gives way when they took longer than half a span.
+_WAKES = 32
+
+
+class Wakeable(Protocol):
+    """Something that is woken in the hub. It looks again whether it still has to be: all may have changed since."""
+
+    def wake(self) -> None:
+        """Called once, in the hub. Must not block."""
+
+
+class Dispatcher(Protocol):
+    """A runner's part that has work to hand over when a new turn begins."""
+
+    def dispatch(self) -> None:
+        """Hand over what waits. Called in the hub. Must not block."""
+
+
+class Turn:
+    """The budget of one hub. `left` is what remains; at 0 nothing is handed over until the loop has polled."""
+
+    __slots__ = (
+        "_dispatchers",
+        "_halves",
+        "_hub",
+        "_loop",
+        "_polls",
+        "_scheduled",
+        "_timer",
+        "_woken",
+        "left",
+        "until",
+    )
+
+    def __init__(self, hub: Any) -> None:
+        self._hub = hub
+        self._loop = hub.loop
+        self._polls = -1
+        self._halves = 0
+        self._timer = hub.loop.timer(0.0)
+        self._woken: list[Wakeable] = []
+        self._scheduled = False
+        self._dispatchers: list[Dispatcher] = []
+        self.left = _HALF_ATTEMPTS
+        self.until = 0.0
+
+    def checkpoint(self, now: float) -> None:
+        """Begin the next half, or spend the turn. To be called when `left` is 0 or `until` is past. Never switches."""
+        polls = self._loop.iteration
+        if polls != self._polls:
+            self._polls = polls
+            self._halves = 1
+        else:
+            self._halves += 1
+        if self._halves < 2:
+            self.left = _HALF_ATTEMPTS
+            self.until = now + _HALF_SPAN
+        else:
+            self.left = 0
+            if not self._timer.active:
+                self._timer.start(self._begin)
+
+    def soon(self, wakeable: Wakeable) -> None:
+        """Have `wakeable.wake()` called in the hub, after those asked for before. Never switches."""
+        self._woken.append(wakeable)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.run_callback(self._wake)
+
+    def join(self, dispatcher: Dispatcher) -> None:
+        """Have `dispatcher.dispatch()` called whenever a new turn begins."""
+        self._dispatchers.append(dispatcher)
+
+    def leave(self, dispatcher: Dispatcher) -> None:
+        """Take back `join`."""
+        if dispatcher in self._dispatchers:
+            self._dispatchers.remove(dispatcher)
+        if not self._dispatchers and _turns.pop(self._hub, None) is self:
+            self._timer.stop()
+
+    def abandon(self) -> None:
+        """In a forked child: be of no use any more, so that a new one is made. Never switches."""
+        self.left = 0
+        self._dispatchers.clear()
+        _turns.pop(self._hub, None)
+
+    def _begin(self) -> None:
+        self._timer.stop()
+        self._polls = self._loop.iteration
+        self._halves = 0
+        self.left = _HALF_ATTEMPTS
+        self.until = monotonic() + _HALF_SPAN
+        if self._dispatchers:  # the first of this turn is the last of the next: all runners have their share
+            self._dispatchers.append(self._dispatchers.pop(0))
+        for dispatcher in tuple(self._dispatchers):
+            try:
+                dispatcher.dispatch()
+            except BaseException as error:
+                self._hub.handle_error(dispatcher, type(error), error, error.__traceback__)
+
+    def _wake(self) -> None:
+        woken = self._woken
+        started = monotonic()
+        done = 0
+        try:
+            for wakeable in woken:
+                done += 1
+                wakeable.wake()
+                if not done % _WAKES and monotonic() - started > _HALF_SPAN:
+                    break
+        except BaseException as error:
+            self._hub.handle_error(self, type(error), error, error.__traceback__)
+        finally:
+            del woken[:done]
+            self._scheduled = bool(woken)
+            if woken:
+                self._loop.run_callback(self._wake)
+
+
+# A hub is in here while a runner is at work in it.
+_turns: dict[Any, Turn] = {}
+
+
+def turn_of(hub: Any) -> Turn:
+    """The one turn of `hub`."""
+    turn = _turns.get(hub)
+    if turn is None:
+        turn = _turns[hub] = Turn(hub)
+    return turn

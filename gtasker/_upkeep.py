@@ -1,0 +1,130 @@
+"""Upkeep: what is done for resources that nobody asks for at the moment.
+
+Invariant: a round looks at everything once and never switches; what may switch (checks, destroys) is left to errands.
+
+A round is made a few times a second at most, by a timer that does not keep the loop from ending.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from time import monotonic
+from typing import Generic, TypeVar
+
+from gtasker._backlog import Backlog
+from gtasker._crew import Crew
+from gtasker._events import DestroyReason, LeaseLeaked
+from gtasker._lending import Lease, Lending
+from gtasker._loan import Resource
+from gtasker._site import Site
+from gtasker._snapshots import LeaseInfo
+from gtasker._stock import Stock
+from gtasker._views import Views
+
+R = TypeVar("R")
+
+# Seconds between two rounds: a holder that is gone is to be found within one second.
+_SLOWEST = 0.4
+_FASTEST = 0.01
+
+
+class Upkeep(Generic[R]):
+    """The rounds of one runner."""
+
+    def __init__(
+        self, site: Site[R], stock: Stock[R], backlog: Backlog[R], crew: Crew[R], lending: Lending[R], views: Views[R]
+    ) -> None:
+        config = site.config
+        self._site = site
+        self._stock = stock
+        self._backlog = backlog
+        self._crew = crew
+        self._lending = lending
+        self._views = views
+        self._keepalive = config.keepalive if config.check_resource is not None else None
+        spans = (config.max_idle, config.max_lifetime, self._keepalive, config.leak_warning)
+        self._interval = max(_FASTEST, min(_SLOWEST, *(span / 4 for span in spans if span is not None)))
+
+    def open(self) -> None:
+        """Begin the rounds. Never switches."""
+        self._site.housekeeping.after(self._interval, self._make_round)
+
+    def _make_round(self) -> None:
+        if self._stock.closed:
+            return
+        now = monotonic()
+        for resource in tuple(self._stock.records.values()):
+            if resource.holder is not None:
+                self._watch(resource, now)
+        self.look_after_idle()
+        self.shrink()
+        self._crew.retire_idle(now)
+        self.open()
+
+    def _watch(self, resource: Resource[R], now: float) -> None:
+        if resource.holder.dead:
+            self._reclaim(resource)
+        elif not resource.warned and resource.stack is not None:
+            warning = self._site.config.leak_warning
+            if warning is not None and now - resource.taken_at > warning:
+                resource.warned = True
+                self._warn(resource, self._views.describe(resource, now))
+
+    def _reclaim(self, resource: Resource[R]) -> None:
+        # Its holder ended: that is certain, so nobody uses it.
+        info = self._views.describe(resource, monotonic())
+        if isinstance(resource.call, Lease):
+            resource.call.resource = None
+        resource.holder = resource.call = resource.stack = None
+        self._lending.restore(resource, DestroyReason.LEAKED)
+        self._site.log(logging.ERROR, "resource %d leaked: its holder %s ended", resource.id, info.holder)
+        if self._site.listening:
+            self._site.emit(LeaseLeaked, info=info)
+
+    def _warn(self, resource: Resource[R], info: LeaseInfo) -> None:
+        taken = "".join(reversed(traceback.format_list(resource.stack)))
+        self._site.log(
+            logging.WARNING,
+            "resource %d is held for %.3g s by %s\ntaken at:\n%snow at:\n%s",
+            info.resource_id,
+            info.age,
+            info.holder,
+            taken,
+            info.stack,
+        )
+
+    def look_after_idle(self) -> None:
+        """Replace idle resources that have to go, and have those checked that are to be kept alive. Never switches."""
+        now = monotonic()
+        for resource in [*self._backlog.spare, *(worker.resource for worker in self._backlog.idle)]:
+            self._look_after(resource, now)
+
+    def shrink(self) -> None:
+        """Let go of idle resources that are above the reserve, and were so for long or are too many. Never switches."""
+        now = monotonic()
+        stock, backlog = self._stock, self._backlog
+        surplus = stock.spares - stock.reserve
+        crowd = stock.slots - stock.limit
+        due = now - self._site.config.max_idle
+        for resource in [resource for resource in backlog.spare if resource.idle_since <= due or crowd > 0]:
+            if surplus <= 0:
+                return
+            surplus -= 1
+            crowd -= 1
+            backlog.spare.remove(resource)
+            stock.discard(resource, DestroyReason.IDLE if resource.idle_since <= due else DestroyReason.SURPLUS)
+
+    def _look_after(self, resource: Resource[R], now: float) -> None:
+        if resource.condemned is not None or now >= resource.expires_at:
+            self._take_out(resource)
+            self._backlog.replace(resource, resource.condemned or DestroyReason.EXPIRED)
+        elif self._keepalive is not None and now - max(resource.idle_since, resource.checked_at) >= self._keepalive:
+            self._take_out(resource)
+            self._lending.inspect(resource)
+
+    def _take_out(self, resource: Resource[R]) -> None:
+        if resource.worker is None:
+            self._backlog.spare.remove(resource)
+        else:
+            self._backlog.idle.remove(resource.worker)

@@ -1,0 +1,223 @@
+"""A worker: a greenlet that serves one task after another with a resource of its own.
+
+Invariant: `task` is what was handed over and not begun; `attempt` is what runs in user code at this moment. The worker
+is thrown into only while `attempt` is the very task that is to be interrupted, so no throw hits its own code or
+another task; whatever else is thrown in while it is idle it survives.
+
+A task that came by a direct switch is answered by a direct switch back to its caller, if nobody is in line behind it
+and the resource needs nothing more: no pass through the hub, which would cost two to three times as much. In every
+other case the caller is woken in the hub, and the worker goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from gevent import Greenlet
+
+from gtasker._backlog import Backlog
+from gtasker._events import DestroyReason
+from gtasker._judging import Judge
+from gtasker._loan import Resource
+from gtasker._metrics import FOLD_AT
+from gtasker._outcomes import Outcomes
+from gtasker._site import Site
+from gtasker._task import DONE, QUEUED, RUNNING, Task
+
+if TYPE_CHECKING:
+
+    class _Greenlet(Greenlet[..., object]):
+        """The stubs ask for a callable where a subclass has `_run`."""
+
+        def __init__(self) -> None: ...
+
+else:
+    _Greenlet = Greenlet
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Worker(_Greenlet, Generic[R]):
+    """One worker. It outlives its resources: when one is unfit it asks for another."""
+
+    def __init__(self, site: Site[R], backlog: Backlog[R], judge: Judge[R], outcomes: Outcomes[R]) -> None:
+        super().__init__()
+        self._site = site
+        self._backlog = backlog
+        self._judge = judge
+        self._outcomes = outcomes
+        self.task: Task[Any] | None = None
+        self.attempt: Task[Any] | None = None
+        self.resource: Resource[R] | None = None
+        self.started_at = 0.0  # of the attempt
+        self.struck: BaseException | None = None  # what was thrown into the attempt
+        self.caring = False  # for its resource, in a hook
+        self.dismissed = False
+
+    def wake(self) -> None:
+        """Begin what was handed over, or end if dismissed; unless it is at work, and will see for itself. In the hub."""
+        if self.attempt is not None or self.caring:
+            return
+        task = self.task
+        if task is not None:
+            self.task = None
+            if task.state is QUEUED and self._site.turn.left > 0:
+                self.task = task
+            elif task.state is QUEUED:  # the turn is spent: back to its place, for whoever is free first in the next
+                self._backlog.idle.append(self)
+                self._backlog.push(task, returned=True)
+                return
+            elif not self._backlog.free(self):  # its caller has left, and nobody else waits
+                return
+        if (task is not None or self.dismissed) and not self.dead:
+            self.switch()
+
+    def _run(self) -> None:
+        # One function: a call for each step would cost as much as all the rest of a task.
+        backlog, outcomes, turn, meter = self._backlog, self._outcomes, self._site.turn, self._site.meter
+        idle, waits, runs = backlog.idle, meter.waits.append, meter.runs.append
+        limit = self._site.config.task_timeout
+        while True:
+            task = self.task
+            if task is None or task.state is not QUEUED:
+                if not self._park():
+                    return
+                continue
+            resource: Any = self.resource
+            self.task, self.attempt = None, task
+            task.state, task.worker = RUNNING, self
+            task.attempts += 1
+            started = self.started_at = monotonic()
+            if limit is not None:
+                outcomes.limit(task, limit)
+            try:
+                args = task.args
+                run = task.context.run
+                value: Any = run(task.fn, resource.value, *args) if args else run(task.fn, resource.value)
+            except BaseException as error:
+                self._failed(task, error)
+                task = run = args = resource = None  # type: ignore[assignment]
+                continue
+            self.attempt = None
+            finished = resource.idle_since = monotonic()
+            turn.left -= 1
+            if turn.left <= 0 or finished > turn.until:
+                turn.checkpoint(finished)
+                if finished >= meter.next_mark:
+                    meter.mark(finished)
+            if (
+                task.waiter is None
+                or backlog.waiting
+                or not outcomes.is_direct
+                or finished >= resource.good_until
+                or task.state is not RUNNING
+                or task.extras is not None
+            ):
+                self._succeeded(task, value, finished)
+                task = value = args = run = resource = None  # type: ignore[assignment]
+                continue
+            task._value = value
+            task.state = DONE
+            waits(started - task.queued_at)
+            runs(finished - started)
+            idle.append(self)
+            waiter = task.waiter
+            task = value = args = run = resource = None  # type: ignore[assignment]
+            try:
+                waiter.switch()
+            except BaseException:  # it is idle, and not to be lost; only _park() ends it
+                pass
+            waiter = None
+
+    def _rest_in_child(self) -> None:
+        # A forked child: this attempt, its task and its caller are the parent's.
+        while True:
+            try:
+                self._site.hub.switch()
+            except BaseException:
+                pass
+
+    def _park(self) -> bool:
+        # Wait to be given something; False when there will be nothing any more. A withdrawn task is dropped.
+        if self.task is not None:
+            self.task = None
+            self._backlog.free(self)
+            return True
+        if self.dismissed or self._site.forked:
+            return False
+        if len(self._site.meter.runs) >= FOLD_AT:
+            self._site.meter.fold()
+        try:
+            self._site.hub.switch()
+        except BaseException:  # it is idle, and not to be lost
+            pass
+        return True
+
+    def _succeeded(self, task: Task[Any], value: Any, finished: float) -> None:
+        resource = self.resource
+        assert resource is not None
+        if self._site.forked:
+            self._rest_in_child()
+        if self.struck is not None:  # it was interrupted, and swallowed that
+            self._end_strike()
+            self._done(resource, self._care(self._judge.vouch, resource))
+            return
+        if task.settle_value(value):
+            meter = self._site.meter
+            meter.waits.append(self.started_at - task.queued_at)
+            meter.runs.append(finished - self.started_at)
+            if len(meter.runs) >= FOLD_AT:
+                meter.fold()
+            self._outcomes.complete(task, self.started_at, finished)
+        if self._judge.is_plain and finished < resource.good_until:
+            self._done(resource, None)
+        else:
+            self._done(resource, self._care(self._judge.clean, resource, finished))
+
+    def _failed(self, task: Task[Any], error: BaseException) -> None:
+        if self._site.forked:
+            self._rest_in_child()
+        self.attempt = None
+        resource = self.resource
+        assert resource is not None
+        site, outcomes, started = self._site, self._outcomes, self.started_at
+        finished = resource.idle_since = monotonic()
+        site.turn.left -= 1
+        if site.turn.left <= 0 or finished > site.turn.until:
+            site.turn.checkpoint(finished)
+        if self.struck is not None or not isinstance(error, Exception):
+            if isinstance(error, KeyboardInterrupt) and task.waiter is not site.hub.parent:
+                site.tell_main(error)
+            self._end_strike()
+            outcomes.fail(task, error, started, finished)
+            self._done(resource, self._care(self._judge.vouch, resource))
+        elif self._care(self._judge.is_healthy, error):
+            outcomes.fail(task, error, started, finished)
+            self._done(resource, self._care(self._judge.clean, resource, finished))
+        else:
+            # Back in line first: what is free next may serve it, and nobody overtakes it.
+            outcomes.retry_or_fail(task, error, started, finished)
+            self._done(resource, DestroyReason.UNHEALTHY)
+
+    def _care(self, hook: Callable[..., T], *args: Any) -> T:
+        # While a hook runs the worker is neither idle nor in an attempt; nobody may switch to it.
+        self.caring = True
+        try:
+            return hook(*args)
+        finally:
+            self.caring = False
+
+    def _end_strike(self) -> None:
+        self.struck = None
+        self._outcomes.struck.pop(self, None)
+
+    def _done(self, resource: Resource[R], reason: DestroyReason | None) -> None:
+        if self.dismissed:
+            self._backlog.replace(resource, reason or DestroyReason.KILLED)
+        elif reason is not None:
+            self._backlog.replace(resource, reason)
+        else:
+            self._backlog.free(self)
