@@ -1,13 +1,25 @@
 """gtasker: run thousands of I/O tasks over a bounded, self-healing set of resources, on gevent."""
 
+from __future__ import annotations
+
 from gtasker._config import Config
 from gtasker._events import RunnerEvent
+from gtasker._histogram import Buckets
 from gtasker._lending import Lease
 from gtasker._lifecycle import State
-from gtasker._metrics import Collector, TaskMetrics, TaskTimes
-from gtasker._runner import Runner
+from gtasker._metrics import Collector, Histograms, TaskMetrics, TaskTimes
+from gtasker._runner import Runner, runners
 from gtasker._scaling import Load
-from gtasker._snapshots import LeaseInfo, LeaseKind, RunnerStats, ShutdownReport
+from gtasker._snapshots import (
+    BackendInfo,
+    Bounds,
+    LeaseInfo,
+    LeaseKind,
+    ResourceInfo,
+    ResourceState,
+    RunnerStats,
+    ShutdownReport,
+)
 from gtasker._task import Priority, Task, TaskState
 from gtasker.errors import (
     AcquireTimeoutError,
@@ -33,10 +45,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AcquireTimeoutError",
+    "BackendInfo",
+    "Bounds",
+    "Buckets",
     "Collector",
     "Config",
     "ConfigError",
     "GTaskerError",
+    "Histograms",
     "Lease",
     "LeaseInfo",
     "LeaseKind",
@@ -45,6 +61,8 @@ __all__ = [
     "Priority",
     "QueueFullError",
     "ResourceError",
+    "ResourceInfo",
+    "ResourceState",
     "ResourceUnavailableError",
     "Runner",
     "RunnerEvent",
@@ -66,4 +84,5 @@ __all__ = [
     "WouldDeadlockError",
     "WrongThreadError",
     "__version__",
+    "runners",
 ]

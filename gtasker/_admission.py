@@ -1,4 +1,4 @@
-"""Admission: may this caller come in, here and now?
+"""Admission: whether this caller may come in, here and now.
 
 Invariant: nothing is accepted by a runner that will not answer it: the check and the acceptance that follows it are one
 step without a switch.
@@ -14,7 +14,6 @@ from greenlet import getcurrent
 from gtasker._lifecycle import State
 from gtasker._loan import Resource
 from gtasker._site import Site, get_ident
-from gtasker._worker import Worker
 from gtasker.errors import RunnerStoppedError, WouldBlockHubError, WrongThreadError
 
 R = TypeVar("R")
@@ -42,16 +41,15 @@ class Admission(Generic[R]):
     def enter(self, *, blocking: bool = True) -> None:
         """Raise if the caller cannot be served; start the runner on its first use. Never switches."""
         self.check_place(blocking=blocking)
-        state = self._site.life.state
-        if state is State.NEW:
+        life = self._site.life
+        if life.state is State.NEW:
             self.on_first_use()
-        elif state is not State.RUNNING and state is not State.PAUSED:
-            if state is not State.STOPPING or not self.is_inside():
-                raise RunnerStoppedError(f"runner {self._site.config.name!r} is {state.value}")
+        if not life.is_open and not (life.state is State.STOPPING and self.is_inside()):
+            raise RunnerStoppedError(f"runner {self._site.config.name!r} is {life.state.value}")
 
     def is_inside(self) -> bool:
-        """Whether the current greenlet runs an attempt, or has a resource on loan. Never switches."""
+        """Whether the current greenlet is one of the runner's, or has a resource on loan. Never switches."""
         current: Any = getcurrent()
-        if isinstance(current, Worker):
-            return current.attempt is not None
+        if current in self._site.errands.pool:
+            return True
         return any(resource.holder is current for resource in self._records.values())

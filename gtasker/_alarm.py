@@ -14,9 +14,6 @@ from itertools import count
 from time import monotonic
 from typing import Any
 
-# Dead entries are dropped when they are more than the live ones; this many are not worth the work.
-_SLACK = 64
-
 
 class Entry:
     """A call to be made at `when`, until it is cancelled."""
@@ -38,7 +35,7 @@ class Entry:
 class Alarm:
     """All deadlines of one kind: `ref=True` for what somebody awaits, False for housekeeping (the loop may end)."""
 
-    __slots__ = ("_armed_for", "_heap", "_hub", "_live", "_order", "_ref", "_timer", "inert")
+    __slots__ = ("_armed_for", "_closed", "_heap", "_hub", "_live", "_order", "_ref", "_timer", "inert")
 
     def __init__(self, hub: Any, *, ref: bool) -> None:
         self._hub = hub
@@ -48,6 +45,7 @@ class Alarm:
         self._live = 0
         self._timer: Any = None
         self._armed_for = 0.0
+        self._closed = False
         self.inert = False  # set in a forked child: the inherited timer must not act there
 
     def __len__(self) -> int:
@@ -56,6 +54,9 @@ class Alarm:
     def at(self, when: float, call: Callable[[], object]) -> Entry:
         """Have `call()` made in the hub at `when` (monotonic seconds). Never switches."""
         entry = Entry(self, when, call)
+        if self._closed:
+            entry.call = None
+            return entry
         heapq.heappush(self._heap, (when, next(self._order), entry))
         self._live += 1
         if self._timer is None or when < self._armed_for:
@@ -69,7 +70,8 @@ class Alarm:
         return self.at(monotonic() + delay, call)
 
     def close(self) -> None:
-        """Forget every entry and stop the timer. Never switches."""
+        """Forget every entry, now and later, and stop the timer. Never switches."""
+        self._closed = True
         for _, _, entry in self._heap:
             entry.call = None
         self._heap.clear()
@@ -82,7 +84,7 @@ class Alarm:
             self._heap.clear()
             if self._timer is not None:
                 self._timer.ref = False
-        elif len(self._heap) > 2 * self._live + _SLACK:
+        elif len(self._heap) > 2 * self._live:
             self._heap = [item for item in self._heap if item[2].call is not None]
             heapq.heapify(self._heap)
 

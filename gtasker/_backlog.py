@@ -61,6 +61,8 @@ class Backlog(Generic[R]):
         self.idle: list[Server] = []  # workers with a resource and without work; the last came last
         self.wanting: dict[Server, None] = {}  # workers without a resource, in order
         self.spare: list[Resource[R]] = []  # idle and no worker's; the last came last
+        self.lent: dict[Server, None] = {}  # workers whose resource is out on loan
+        self.inspecting = 0  # idle resources that are away to be checked
         self.paused = False
         self.excess = 0  # workers there are too many
         self.is_bounded = site.config.max_queued is not None
@@ -86,7 +88,7 @@ class Backlog(Generic[R]):
         self.waiting += 1
         if not task.attempts:
             self.fresh += 1
-        if self.idle:
+        if self.idle or (self.lent and self.spare):
             self.dispatch()
         elif self.wanting:
             self._stock.supply()
@@ -163,16 +165,26 @@ class Backlog(Generic[R]):
             resource = self.spare.pop()
             if self._is_ready(resource):
                 self._grant(self.loans.pop(), resource)
-        while self.waiting and self.idle and self._turn.left > 0:
-            if self.paused and not self.loans:
-                return
+            elif self._is_left(resource):
+                self.spare.append(resource)
+                break
+        while (self.loans or (self.tasks and not self.paused)) and self.idle and self._turn.left > 0:
             worker = self.idle.pop()
-            if self._is_ready(worker.resource) and self.free(worker):
-                self._turn.soon(worker)
+            resource = worker.resource
+            if self._is_ready(resource):
+                if self.free(worker):
+                    self._turn.soon(worker)
+            elif self._is_left(resource):
+                self.idle.append(worker)
+                break
+        if self.lent and self.spare and self.tasks and not self.paused:
+            self._swap()
 
     def free(self, worker: Server) -> bool:
-        """`worker` has nothing to do and a fit resource. Give it the best task (then True), or lend its resource to
-        the best loan, or let it be idle. Never switches."""
+        """Give `worker`, which has nothing to do and a fit resource, the best task: then True. Never switches.
+
+        Else its resource is lent to the best loan, or it is idle.
+        """
         if self.excess and self.dismiss(worker):
             return False
         if not self.waiting or self._turn.left <= 0:
@@ -192,7 +204,7 @@ class Backlog(Generic[R]):
     def place(self, resource: Resource[R], *, is_new: bool = False) -> None:
         """`resource` is no worker's, idle and fit: give it to the best who may have it. Never switches."""
         if self._stock.closed:
-            self._stock.discard(resource, DestroyReason.STOPPED)
+            self._stock.discard(resource, self._stock.closing_reason)
             return
         loan = self.loans.peek()
         if self.wanting and (is_new or self._stock.spares > self._stock.reserve):
@@ -209,20 +221,40 @@ class Backlog(Generic[R]):
             self._grant(self.loans.pop(), resource)
         else:
             self.spare.append(resource)
+            if self.lent and self.tasks:
+                self.dispatch()
 
     # -- inside -------------------------------------------------------------------------------------------------
 
+    def _swap(self) -> None:
+        # A task waits, and a worker whose resource is lent cannot serve it, while one of the reserve is idle: that one
+        # becomes the worker's own, and the lent one comes back as one of the reserve.
+        worker = next(iter(self.lent))
+        del self.lent[worker]
+        self._stock.disown(worker.resource)
+        resource = self.spare.pop()
+        self._stock.own(resource, worker)
+        worker.resource = resource
+        self.idle.append(worker)
+        self.dispatch()
+
     def _is_ready(self, resource: Resource[R]) -> bool:
-        # If it is not, it is on its way to be checked or destroyed.
+        # If it is not, it is left where it is, or on its way to be checked or destroyed.
         verdict = self._judge.look(resource, monotonic())
         if verdict is Verdict.FIT:
             return True
         if verdict is Verdict.CHECK:
-            self.inspect(resource)
+            if self.inspecting < self.waiting:  # one for each who waits: a look costs a round trip
+                self.inspecting += 1
+                resource.away = True
+                self.inspect(resource)
         else:
             assert isinstance(verdict, DestroyReason)
             self.replace(resource, verdict)
         return False
+
+    def _is_left(self, resource: Resource[R]) -> bool:
+        return not resource.away and resource.id in self._stock.records
 
     def replace(self, resource: Resource[R], reason: DestroyReason) -> None:
         """Have it destroyed, and whoever it belonged to get another. Never switches."""
@@ -240,6 +272,8 @@ class Backlog(Generic[R]):
         loan.state = LoanState.GRANTED
         loan.resource = resource
         resource.holder = loan.holder
+        if resource.worker is not None:
+            self.lent[resource.worker] = None
         if loan.waiter is not None:
             self._turn.soon(loan)
 

@@ -26,10 +26,11 @@ class Interrupt(GreenletExit):
 class _Call:
     """One call of a hook."""
 
-    __slots__ = ("abandoned", "greenlet", "interrupt", "what")
+    __slots__ = ("abandoned", "greenlet", "interrupt", "on_abandoned", "what")
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, on_abandoned: Callable[[], object] | None) -> None:
         self.what = what
+        self.on_abandoned = on_abandoned
         self.greenlet: Any = getcurrent()
         self.interrupt: BaseException | None = None
         self.abandoned = False
@@ -50,12 +51,19 @@ class Calls(Generic[R]):
         """How many were interrupted and still go on."""
         return sum(call.abandoned for call in self.running)
 
-    def call(self, what: str, limit: float | None, fn: Callable[..., T], *args: Any) -> T:
+    def call(
+        self,
+        what: str,
+        limit: float | None,
+        fn: Callable[..., T],
+        *args: Any,
+        on_abandoned: Callable[[], object] | None = None,
+    ) -> T:
         """Return `fn(*args)`; after `limit` seconds it is interrupted and a TimeoutError raised. Switches as `fn` does.
 
         A hook that swallows the interrupt counts as abandoned until it returns; what it then returns is taken.
         """
-        call = _Call(what)
+        call = _Call(what, on_abandoned)
         self.running.add(call)
         entry = None if limit is None else self._site.housekeeping.after(limit, lambda: self._overrun(call, limit))
         try:
@@ -89,6 +97,8 @@ class Calls(Generic[R]):
             call.interrupt = Interrupt(why)
             call.abandoned = True
             call.greenlet.throw(call.interrupt)
+            if call in self.running and call.on_abandoned is not None:
+                call.on_abandoned()
             self.on_abandoned()
 
 

@@ -1,7 +1,7 @@
 """The checks a setting must pass, one function a kind.
 
 Invariant: a check returns in silence (or the value in its settled form) or raises a `ConfigError` that names the field,
-the value and the bound. Of an object only the type is told: its repr might show a secret.
+the value and the bound. Of an object or a long string only the type is told: it might show a secret.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from gtasker.errors import ConfigError
+
+# A word put in the wrong place is shorter than a connection string.
+_LONGEST_TOLD = 16
 
 
 def refuse(field: str, value: object, bound: str, error: type[ConfigError] = ConfigError) -> NoReturn:
@@ -25,6 +28,8 @@ def _told(value: object) -> str:
         return f"the class {value.__qualname__}"
     if isinstance(value, (tuple, list)):
         return f"({', '.join(map(_told, value))})"
+    if isinstance(value, str) and len(value) <= _LONGEST_TOLD:
+        return f"{value!r}, a str"
     return f"an object of type {type(value).__qualname__}"
 
 

@@ -18,8 +18,8 @@ from typing import Any, Generic, TypeVar
 from gevent.event import Event
 from greenlet import getcurrent
 
-from gtasker._alarm import Entry
 from gtasker._admission import Admission
+from gtasker._alarm import Entry
 from gtasker._backlog import Backlog
 from gtasker._calls import Calls, Interrupt
 from gtasker._crew import Crew
@@ -100,14 +100,13 @@ class Closing(Generic[R]):
         if site.life.state is State.NEW:
             self._close_unopened()
         elif site.life.is_open:
-            self._begin(State.STOPPING)
-            self._door.turn_away(RunnerStoppedError(f"runner {site.config.name!r} is stopping"))
+            self.begin_stop()
         if timeout is not None and site.life.state is State.STOPPING:
             at = monotonic() + timeout
             if self._alarm is None or at < self._alarm.when:
                 if self._alarm is not None:
                     self._alarm.cancel()
-                self._alarm = site.deadlines.at(at, lambda: self._kill(KILL_TIMEOUT, None))
+                self._alarm = site.deadlines.at(at, lambda: self._kill(KILL_TIMEOUT))
         return self._wait(is_inside)
 
     def kill(self, timeout: float) -> ShutdownReport:
@@ -117,13 +116,18 @@ class Closing(Generic[R]):
         if self._site.life.state is State.NEW:
             self._close_unopened()
         elif self._site.life.state is not State.CLOSED:
-            self._kill(timeout, getcurrent() if is_inside else None)
+            self._kill(timeout)
         return self._wait(is_inside)
+
+    def begin_stop(self) -> None:
+        """Stop without waiting for the end; the runner is open. Never switches."""
+        self._begin(State.STOPPING)
+        self._door.turn_away(RunnerStoppedError(f"runner {self._site.config.name!r} is stopping"))
 
     def begin_kill(self) -> None:
         """Kill without waiting for the end. Never switches."""
         if self._site.life.state is not State.CLOSED:
-            self._kill(KILL_TIMEOUT, None)
+            self._kill(KILL_TIMEOUT)
 
     def nudge(self) -> None:
         """Something ended: look again whether all has. Never switches."""
@@ -138,7 +142,7 @@ class Closing(Generic[R]):
         self._began_at = monotonic()
         self._before = self._counts()
         self._outcomes.on_answer = self._lending.on_back = self.nudge
-        self._crew.on_end = self._stock.on_change = self._calls.on_abandoned = self.nudge
+        self._crew.on_end = self._calls.on_abandoned = site.errands.on_done = self.nudge
         self._outcomes.refresh()
         if state is State.STOPPING:
             self._backlog.paused = False
@@ -146,7 +150,7 @@ class Closing(Generic[R]):
         site.errands.run(self._run)
         self.on_state(before)
 
-    def _kill(self, timeout: float, spared: Any) -> None:
+    def _kill(self, timeout: float) -> None:
         site = self._site
         if site.life.is_open:
             self._begin(State.KILLED)
@@ -161,10 +165,11 @@ class Closing(Generic[R]):
             if timeout > 0:
                 site.housekeeping.after(min(1.0, timeout / 2), self._insist)
         self._stock.closed = True
-        self._answer_all(spared)
+        self._stock.closing_reason = DestroyReason.KILLED
+        self._answer_all()
         self.nudge()
 
-    def _answer_all(self, spared: Any) -> None:
+    def _answer_all(self) -> None:
         name = self._site.config.name
 
         def error() -> RunnerKilledError:
@@ -176,10 +181,10 @@ class Closing(Generic[R]):
             self._outcomes.cancel(task, error())
         for worker in tuple(self._crew.workers):
             for begun in (worker.task, worker.attempt):
-                if begun is not None and worker is not spared:
+                if begun is not None:
                     self._outcomes.cancel(begun, error())
         for resource in self._stock.records.values():
-            if resource.holder is not None and resource.holder is not spared and not resource.struck:
+            if resource.holder is not None and not resource.struck:
                 self._site.turn.soon(_HolderStrike(resource, error()))
         self._calls.interrupt_all("the runner was killed", spared=("on_destroy",))
 
@@ -209,9 +214,8 @@ class Closing(Generic[R]):
             self._pause()
         self._crew.closed = self._stock.closed = True
         self._crew.trim(0)
-        reason = DestroyReason.KILLED if self._site.life.state is State.KILLED else DestroyReason.STOPPED
         while self._backlog.spare:
-            self._stock.discard(self._backlog.spare.pop(), reason)
+            self._stock.discard(self._backlog.spare.pop(), self._stock.closing_reason)
         while not self._is_over() and not self._is_overdue():
             self._pause()
         self._finish()
@@ -236,16 +240,12 @@ class Closing(Generic[R]):
         alive = len(self._crew.greenlets) + self._site.errands.busy - 1
         return alive <= self._calls.abandoned
 
-    def _is_empty(self) -> bool:
-        return not self._stock.slots and not self._crew.greenlets and self._site.errands.busy <= 1
-
     def _is_overdue(self) -> bool:
         return self._give_up_at is not None and monotonic() >= self._give_up_at
 
     def _finish(self) -> None:
         site = self._site
-        complete = self._is_empty()
-        self.report = self._account(complete=complete)
+        self.report = self._account(complete=True)
         site.deadlines.close()
         site.housekeeping.close()
         site.errands.close()
@@ -253,7 +253,7 @@ class Closing(Generic[R]):
         self.on_state(site.life.move(State.CLOSED))
         self.on_closed()
         self._closed.set()
-        if not complete:
+        if self.report.abandoned:
             site.log(logging.WARNING, "closed; %d things that were interrupted go on", self.report.abandoned)
 
     def _counts(self) -> tuple[int, int, int]:
@@ -267,7 +267,7 @@ class Closing(Generic[R]):
             finished=finished,
             failed=failed,
             cancelled=cancelled,
-            abandoned=0 if complete else len(self._outcomes.struck) + held + len(self._calls.running),
+            abandoned=len(self._outcomes.struck) + held + self._calls.abandoned,
             duration=monotonic() - self._began_at if self._began_at else 0.0,
             complete=complete,
         )

@@ -27,6 +27,7 @@ R = TypeVar("R")
 V = TypeVar("V")
 
 _LOGGER = logging.getLogger("gtasker")
+_LOGGER.addHandler(logging.NullHandler())  # whether and where it is printed is the application's word
 _numbers = count(1)
 # A default that a type checker takes for any type: it stands in fields that `_resolve` fills.
 _OPEN: Any = None

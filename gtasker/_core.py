@@ -32,17 +32,19 @@ from gtasker._stock import Stock
 from gtasker._submitting import Submitting
 from gtasker._upkeep import Upkeep
 from gtasker._views import Views
-from gtasker.errors import StartError
+from gtasker._watch import Watch
+from gtasker.errors import RunnerStoppedError, StartError
 
 R = TypeVar("R")
 
-_warned_unpatched = False
+_warned: list[str] = []  # modules named to this process already
 
 
 class Core(Generic[R]):
     """One life of a runner."""
 
-    def __init__(self, config: Config[R]) -> None:
+    def __init__(self, config: Config[R], owner: object) -> None:
+        self.owner = owner
         self.site: Site[R] = Site(config)
         self.calls: Calls[R] = Calls(self.site)
         self.stock: Stock[R] = Stock(self.site, self.calls)
@@ -78,7 +80,9 @@ class Core(Generic[R]):
             self.crew,
             self.lending,
         )
+        self.watch: Watch[R] = Watch(self.site, self.crew)
         self._progress = Event()
+        self.is_undone = False
         self._create_error: BaseException | None = None
         self._wire()
 
@@ -87,13 +91,15 @@ class Core(Generic[R]):
         stock.demand = self._demand
         stock.place = self._place_new
         stock.on_down = self._on_down
-        stock.on_change = self._progress.set
+        stock.on_change = self._on_change
         stock.on_create_failed = self._on_create_failed
         backlog.on_backlog = self.crew.alert
         backlog.on_room = self.door.let_in
         backlog.dismiss = self.crew.dismiss
+        self.crew.is_needed = self.deadlocks.is_needed
         backlog.inspect = self.lending.inspect
         outcomes.on_settled = self.joining.on_settled
+        outcomes.on_begin = self.watch.begin
         outcomes.on_wait = self.deadlocks.begin_wait
         outcomes.on_waited = self.deadlocks.end_wait
         outcomes.may_be_direct = self.judge.is_plain and self.site.collector is None
@@ -114,16 +120,21 @@ class Core(Generic[R]):
         self.crew.open()
         self.stock.supply()
         self.upkeep.open()
-        if site.config.ctx is not None:
-            site.config.ctx.rawlink(self._on_ctx)
+        self.watch.open()
         self._warn_unpatched()
         self._on_state(before)
+        ctx = site.config.ctx
+        if ctx is not None and ctx.is_set():
+            self._on_ctx(ctx)
+        elif ctx is not None:
+            ctx.rawlink(self._on_ctx)
 
     def start(self, timeout: float | None) -> None:
         """Open, and wait until everything is ready. Switches. Raises StartError when it cannot be made in time."""
         self.admission.check_place()
         if self.site.life.state is State.NEW:
             self.open()
+        self._check_open()
         late = Event()
         entry = None if timeout is None else self.site.deadlines.after(timeout, lambda: self._late(late))
         try:
@@ -135,6 +146,11 @@ class Core(Generic[R]):
         finally:
             if entry is not None:
                 entry.cancel()
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if not self.site.life.is_open:
+            raise RunnerStoppedError(f"runner {self.site.config.name!r} is {self.site.life.state.value}")
 
     def _is_ready(self) -> bool:
         if not self.site.life.is_open:
@@ -150,10 +166,21 @@ class Core(Generic[R]):
         within = "" if timeout is None else f" within {timeout:g} s"
         return f"{missing} resources could not be made{within}: {self._create_error or 'on_create has not returned'}"
 
+    def undo(self) -> None:
+        """The start failed: destroy what was made; this core is of no use any more. Never switches."""
+        self.is_undone = True
+        self.closing.begin_kill()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a failed start is cleared away, so that the runner is as if new."""
+        return self.is_undone and self.site.life.state is State.CLOSED
+
     # -- at run time --------------------------------------------------------------------------------------------
 
     def pause(self) -> None:
         """Let workers finish their attempt and take no more. Never switches."""
+        self.admission.check_place(blocking=False)
         if self.site.life.state is State.RUNNING:
             before = self.site.life.move(State.PAUSED)
             self.site.home = 0
@@ -163,6 +190,7 @@ class Core(Generic[R]):
 
     def resume(self) -> None:
         """Go on after `pause`. Never switches."""
+        self.admission.check_place(blocking=False)
         if self.site.life.state is State.PAUSED:
             before = self.site.life.move(State.RUNNING)
             self._allow_direct()
@@ -173,6 +201,7 @@ class Core(Generic[R]):
 
     def resize(self, base: int | None, maximum: int | None, reserve: int | None, limit: int | None) -> None:
         """Want other numbers from now on; shrinking interrupts nothing. Never switches."""
+        self.admission.check_place(blocking=False)
         config = self.site.config
         base = self.crew.base if base is None else base
         reserve = self.stock.reserve if reserve is None else reserve
@@ -186,18 +215,20 @@ class Core(Generic[R]):
         self.stock.reserve, self.stock.limit = checked.resource_pool_size, checked.max_resources
         if self.site.life.is_open:
             self.crew.resize(checked.worker_count, checked.max_worker_count)
-            self.upkeep.shrink()
+            self.upkeep.shrink(at_once=True)
             self.stock.supply()
         else:
             self.crew.base, self.crew.maximum = checked.worker_count, checked.max_worker_count
 
     def recycle(self) -> None:
         """Replace every resource that exists now; the ones in use when they come back. Never switches."""
+        self.admission.check_place(blocking=False)
         self.stock.recycle()
         self.upkeep.look_after_idle()
 
     def purge(self, key: Any) -> int:
         """Cancel the tasks that wait, or those with this key; say how many. Never switches."""
+        self.admission.check_place(blocking=False)
         tasks = self.backlog.everything()
         if key is not None:
             tasks = [task for task in tasks if task.extras is not None and task.extras.key == key]
@@ -241,21 +272,26 @@ class Core(Generic[R]):
 
     def _on_ctx(self, ctx: Any) -> None:
         if self.site.life.is_open:
-            self.closing.stop(None)
+            self.closing.begin_stop()
+
+    def _on_change(self) -> None:
+        self._progress.set()
+        self.closing.nudge()
 
     def _on_state(self, before: State) -> None:
+        self._progress.set()
         if self.site.listening:
             self.site.emit(StateChanged, before=before, after=self.site.life.state)
 
     def _on_closed(self) -> None:
         retire(self)
+        self.watch.close()
         if self.site.config.ctx is not None and hasattr(self.site.config.ctx, "unlink"):
             self.site.config.ctx.unlink(self._on_ctx)
 
     def _warn_unpatched(self) -> None:
-        global _warned_unpatched
-        if not _warned_unpatched and not monkey.is_module_patched("socket"):
-            _warned_unpatched = True
+        if not _warned and not monkey.is_module_patched("socket"):
+            _warned.append("socket")
             self.site.log(
                 logging.WARNING, "the module socket is not patched: a task that waits in it stops every greenlet"
             )

@@ -27,6 +27,7 @@ from gtasker._worker import Worker
 
 R = TypeVar("R")
 
+_WORDS = ("threshold", "rate")
 # A worker that died is replaced after this many seconds: a fault of ours that kills at once must not spin.
 _REHIRE_DELAY = 0.02
 
@@ -46,19 +47,30 @@ class Crew(Generic[R]):
         self.maximum: int = config.max_worker_count
         self.workers: set[Worker[R]] = set()
         self.greenlets: set[Worker[R]] = set()  # with those that were let go and have not ended
-        self.scaling = make_scaling(config) if config.burst_task_threshold > 0 else None
+        # A rule of the user's own needs no threshold.
+        self.scaling = make_scaling(config) if config.burst_task_threshold or config.scaling not in _WORDS else None
         self.closed = False
         # Wired by the core:
         self.on_end: Callable[[], object] = lambda: None
+        self.is_needed: Callable[[Any], bool] = lambda worker: False  # are all other workers stuck?
 
     @property
-    def can_grow(self) -> bool:
-        """Whether more workers may come by themselves."""
-        return self.scaling is not None and len(self.workers) < self.maximum
+    def wanted(self) -> int:
+        """How many there are, less those that will go when they are free."""
+        return len(self.workers) - self._backlog.excess
+
+    def relieve(self) -> bool:
+        """All workers are stuck: hire one more, if bursting may; say whether. Never switches."""
+        if self.scaling is None or len(self.workers) >= self.maximum or self.closed:
+            return False
+        before = len(self.workers)
+        self.hire(1)
+        self._tell(before, "all others wait for tasks")
+        return True
 
     def open(self) -> None:
         """Hire the base workers. Never switches."""
-        self.hire(self.base - len(self.workers))
+        self.hire(self.base)
         self.watch()
 
     def watch(self) -> None:
@@ -91,28 +103,27 @@ class Crew(Generic[R]):
     def resize(self, base: int, maximum: int) -> None:
         """Want other numbers from now on; nothing is interrupted. Never switches."""
         self.base, self.maximum = base, maximum
-        missing = base - len(self.workers)
-        if missing > 0:
-            self.hire(missing)
+        self.hire(base - self.wanted)
         self.trim(maximum)
 
     def trim(self, wanted: int) -> None:
-        """Let workers go until `wanted` are left: the idle ones now, the busy ones when they are free. Never switches."""
+        """Let workers go until `wanted` are left: the idle ones now, the busy ones when free. Never switches."""
         backlog = self._backlog
         backlog.excess = max(0, len(self.workers) - wanted)
         for worker in [*backlog.wanting, *backlog.idle][: backlog.excess]:
-            backlog.remove(worker)
-            self.dismiss(worker)
+            if self.closed or not self.is_needed(worker):
+                backlog.remove(worker)
+                self.dismiss(worker)
         self._outcomes.refresh()
 
     def dismiss(self, worker: Any) -> bool:
         """Let `worker`, which is free, go if there is one too many; say whether. Never switches."""
         backlog = self._backlog
-        if backlog.excess <= 0:
+        if backlog.excess <= 0 or (not self.closed and self.is_needed(worker)):
             return False
         backlog.excess -= 1
         self._outcomes.refresh()
-        self.let_go(worker, DestroyReason.STOPPED if self.closed else DestroyReason.SURPLUS)
+        self.let_go(worker, self._stock.closing_reason if self.closed else DestroyReason.SURPLUS)
         return True
 
     def let_go(self, worker: Any, reason: DestroyReason) -> None:
@@ -138,6 +149,7 @@ class Crew(Generic[R]):
         # Those who still wait for a resource go first, when what they were hired for is done.
         leaving = [] if backlog.tasks else list(backlog.wanting)
         leaving += [worker for worker in backlog.idle if worker.resource.idle_since <= due]
+        leaving = [worker for worker in leaving if not self.is_needed(worker)]
         before = len(self.workers)
         for worker in leaving[:surplus]:
             backlog.remove(worker)
@@ -160,7 +172,7 @@ class Crew(Generic[R]):
             completion_rate=completions,
             busy_workers=len(self.workers) - idle - len(backlog.wanting),
             idle_workers=idle,
-            workers=len(self.workers),
+            workers=self.wanted,
             base_workers=self.base,
             max_workers=self.maximum,
         )
@@ -208,6 +220,7 @@ class Crew(Generic[R]):
             return
         self.workers.discard(worker)
         self._backlog.remove(worker)
+        self._backlog.lent.pop(worker, None)
         task, resource = worker.task or worker.attempt, worker.resource
         worker.task = worker.attempt = worker.resource = None
         if task is not None and not task.attempts:
@@ -219,9 +232,9 @@ class Crew(Generic[R]):
             self._stock.discard(resource, DestroyReason.INTERRUPTED)
         elif resource is not None:
             self._stock.disown(resource)
-        if not self.closed and len(self.workers) < self.base:
+        if not self.closed and self.wanted < self.base:
             self._site.housekeeping.after(_REHIRE_DELAY, self._rehire)
 
     def _rehire(self) -> None:
         if not self.closed:
-            self.hire(self.base - len(self.workers))
+            self.hire(self.base - self.wanted)

@@ -1,7 +1,8 @@
 """Deadlocks: every worker waits, without a time-out, for a task that only they could run.
 
 Invariant: it is said only when it is certain. A worker that is idle, starting, caring for its resource or lending it
-may go on; so may one whose attempt, or what it waits for, has a deadline; and so may a crew that can still grow.
+may go on; so may one whose attempt, or what it waits for, has a deadline. A crew that may still grow does so instead,
+and the last worker that is not stuck is not let go.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Deadlocks(Generic[R]):
         """The current greenlet waits for `task` without a time-out. Raises WouldDeadlockError. Never switches."""
         current: Any = getcurrent()
         if isinstance(current, Worker) and current in self._crew.workers and current.attempt is not None:
-            if self._is_certain(current, task):
+            if self._is_certain(current, task) and not self._crew.relieve():
                 raise WouldDeadlockError(
                     f"{name_of(current.attempt.fn)} waits for {name_of(task.fn)}, and so do all "
                     f"{len(self._crew.workers)} workers for tasks that only they could run"
@@ -43,11 +44,19 @@ class Deadlocks(Generic[R]):
 
     def _is_certain(self, current: Worker[R], task: Task[Any]) -> bool:
         workers = self._crew.workers
-        if self._crew.can_grow or _ends_by_itself(task) or _ends_by_itself(current.attempt):
+        if _ends_by_itself(task) or _ends_by_itself(current.attempt):
             return False
         # Who waits by a direct switch is the waiter of another worker's attempt.
         waiting = {worker.attempt.waiter for worker in workers if worker.attempt is not None}
         return all(worker is current or self._is_stuck(worker, waiting) for worker in workers)
+
+    def is_needed(self, worker: Any) -> bool:
+        """Whether all other workers are stuck, so that only this one can go on. Never switches."""
+        if not self._blocked:
+            return False
+        others = [other for other in self._crew.workers if other is not worker]
+        waiting = {other.attempt.waiter for other in others if other.attempt is not None}
+        return all(self._is_stuck(other, waiting) for other in others)
 
     def _is_stuck(self, worker: Worker[R], waiting: set[Any]) -> bool:
         if worker.attempt is None or _ends_by_itself(worker.attempt):

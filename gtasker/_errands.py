@@ -56,6 +56,7 @@ class _Errand(_Greenlet):
                 errands.on_failure(fn, error)
             finally:
                 errands.busy -= 1
+                errands.on_done()
             del job, fn, args
 
     def wake(self) -> None:
@@ -66,7 +67,7 @@ class _Errand(_Greenlet):
 class Errands:
     """The greenlets of one runner, and those of them that wait for something to do."""
 
-    __slots__ = ("_hub", "_parked", "_turn", "busy", "closed", "inert", "on_failure", "pool")
+    __slots__ = ("_hub", "_parked", "_turn", "busy", "closed", "inert", "on_done", "on_failure", "pool")
 
     def __init__(self, hub: Any, turn: Turn, on_failure: Callable[[Any, BaseException], object]) -> None:
         self._hub = hub
@@ -77,6 +78,7 @@ class Errands:
         self.closed = False
         self.inert = False  # inherited by a forked child
         self.on_failure = on_failure
+        self.on_done: Callable[[], object] = lambda: None  # a job ended
 
     def run(self, fn: Callable[..., object], *args: Any) -> None:
         """Have `fn(*args)` run soon, in a greenlet of its own for as long. Never switches."""

@@ -38,6 +38,11 @@ def retire(core: Forkable) -> None:
     _running.pop(id(core), None)
 
 
+def cores() -> list[Any]:
+    """The cores at work, in order of their start."""
+    return list(_running.values())
+
+
 def _inert(*_: Any) -> None:
     """What switching to an inherited greenlet does."""
 

@@ -1,7 +1,7 @@
 """Joining: tasks with the same key are one task, with as many handles as there are askers.
 
-Invariant: while a key is in `_shared`, its task has not answered and somebody still wants the answer; each handle gets
-the outcome of that task, or its own cancellation.
+Invariant: a key leads to its task while that has not answered and somebody still wants the answer; each handle gets the
+outcome of the task it joined, or its own cancellation.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Joining(Owner, Generic[R]):
     def __init__(self, backlog: Backlog[R], outcomes: Outcomes[R]) -> None:
         self._backlog = backlog
         self._outcomes = outcomes
-        self._shared: dict[Any, tuple[Task[Any], list[Joined[Any]]]] = {}
+        self._shared: dict[Any, Task[Any]] = {}
 
     def soon(self, task: Task[Any]) -> None:
         """Have `task.wake()` called in the hub. Never switches."""
@@ -61,21 +61,14 @@ class Joining(Owner, Generic[R]):
         """Call a done-callback in a greenlet of the runner's. Never switches."""
         self._outcomes.call(callback, task)
 
-    def find(self, key: Any) -> Task[Any] | None:
-        """The task that has this key now. Never switches."""
-        found = self._shared.get(key)
-        return found[0] if found is not None else None
-
     def join(self, key: Any, priority: int, make: Callable[[], Task[Any]]) -> tuple[Joined[Any], bool]:
         """A handle of the task with this key; made by `make` if there was none (then True). Never switches."""
-        found = self._shared.get(key)
-        if found is None:
-            task = make()
+        task = self._shared.get(key)
+        is_new = task is None
+        if task is None:
+            task = self._shared[key] = make()
             extras_of(task).key = key
             extras_of(task).owner = self._outcomes
-            found = self._shared[key] = (task, [])
-        task, handles = found
-        is_new = not handles
         if priority < task.priority:
             self._raise(task, priority)
         handle: Joined[Any] = Joined.__new__(Joined)
@@ -86,13 +79,14 @@ class Joining(Owner, Generic[R]):
         handle.waiter = handle.worker = handle.lane = None
         handle.extras = Extras()
         handle.extras.owner = self
-        handles.append(handle)
+        extras_of(task).handles.append(handle)
         return handle, is_new
 
     def on_settled(self, task: Task[Any]) -> None:
         """The shared task answered: so do its handles. Never switches."""
-        assert task.extras is not None
-        _, handles = self._shared.pop(task.extras.key, (None, []))
+        extras = extras_of(task)
+        self._forget(task)
+        handles, extras.handles = extras.handles, []
         for handle in handles:
             if task.state is DONE:
                 handle._value = task._value
@@ -102,12 +96,11 @@ class Joining(Owner, Generic[R]):
             handle.let_go()
             self._outcomes.soon(handle)
 
-    def give_up(self, key: Any, error: BaseException) -> None:
+    def give_up(self, task: Task[Any], error: BaseException) -> None:
         """The shared task was never accepted: its handles answer with the reason. Never switches."""
-        task, _ = self._shared[key]
-        task.settle_error(error)
-        task.let_go()
-        self.on_settled(task)
+        if task.settle_error(error):
+            task.let_go()
+            self.on_settled(task)
 
     def cancel(self, task: Task[Any], error: BaseException | None = None) -> bool:
         """Settle this handle as cancelled; the last one withdraws the shared task. Never switches."""
@@ -133,16 +126,20 @@ class Joining(Owner, Generic[R]):
         shared = handle.shared
         if not handle.settle_error(TaskCancelledError(f"{name} was cancelled"), CANCELLED):
             return False
-        assert shared.extras is not None
-        _, handles = self._shared.get(shared.extras.key, (None, []))
+        handles = extras_of(shared).handles
         if handle in handles:
             handles.remove(handle)
         handle.let_go()
         self._outcomes.soon(handle)
-        if not handles:
-            self._shared.pop(shared.extras.key, None)
+        if not handles:  # what still runs is nobody's; the next asker gets a task of his own
+            self._forget(shared)
             withdraw(shared)
         return True
+
+    def _forget(self, task: Task[Any]) -> None:
+        key = extras_of(task).key
+        if self._shared.get(key) is task:
+            del self._shared[key]
 
     def _raise(self, task: Task[Any], priority: int) -> None:
         if task.state is QUEUED and task.lane is not None:

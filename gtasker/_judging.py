@@ -1,4 +1,4 @@
-"""Judging: is a resource fit for its next user?
+"""Judging: whether a resource is fit for its next user.
 
 Invariant: what is handed out was fit when last looked at, and had its reset since its last use.
 
@@ -100,6 +100,8 @@ class Judge(Generic[R]):
                 self._site.fault("reset", error)
                 return DestroyReason.RESET_FAILED
         resource.idle_since = now
+        if self._readable and self._is_readable(resource):  # it may be handed on at once, without a look
+            return DestroyReason.READABLE
         return resource.condemned
 
     def vouch(self, resource: Resource[R]) -> DestroyReason | None:

@@ -25,7 +25,7 @@ from gtasker._metrics import FOLD_AT, TaskTimes
 from gtasker._site import Site, get_ident
 from gtasker._stock import Stock
 from gtasker._task import Priority
-from gtasker.errors import AcquireTimeoutError, ResourceUnavailableError, TooManyWaitersError
+from gtasker.errors import AcquireTimeoutError, ResourceUnavailableError, TooManyWaitersError, WrongThreadError
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -56,7 +56,8 @@ class Lease(Loan[R]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
     ) -> Literal[False]:
-        """Give it back. Never switches."""
+        """Give it back. Never switches. Raises WrongThreadError."""
+        self._lending.check_thread()
         resource, self.resource = self.resource, None
         if resource is not None:
             self._lending.give_back(resource, error, discarded=self._discarded)
@@ -90,7 +91,9 @@ class Lending(Generic[R]):
     def take_idle(self, call: Any) -> Resource[R] | None:
         """An idle resource of the reserve, if there is one that is fit, and nobody waits for it. Never switches."""
         backlog, turn = self._backlog, self._turn
-        if self._site.home != get_ident() or not backlog.spare or backlog.loans or turn.left <= 0 or not self._is_plain:
+        if self._site.home != get_ident() or not self._is_plain or not backlog.spare:
+            return None
+        if backlog.loans or turn.woken or turn.left <= 0:  # it would overtake somebody, or keep the loop too long
             return None
         resource = backlog.spare[-1]
         now = monotonic()
@@ -131,6 +134,11 @@ class Lending(Generic[R]):
         if site.listening:
             site.emit(LeaseGranted, resource_id=resource.id, waited=resource.taken_at - started)
         return resource
+
+    def check_thread(self) -> None:
+        """Raise WrongThreadError in another OS thread. Never switches."""
+        if self._site.thread != get_ident():
+            raise WrongThreadError("this lease belongs to a runner of another thread")
 
     def _wait(self, loan: Loan[R], timeout: float | None) -> None:
         site = self._site
@@ -186,6 +194,7 @@ class Lending(Generic[R]):
         error = AcquireTimeoutError(f"no resource within {timeout:g} s: {account}")
         error.__cause__ = self._stock.last_error
         loan.refuse(error)
+        self._site.meter.acquire_timeouts += 1
         loan.wake()
         if self._site.listening:
             self._site.emit(LeaseFailed, reason=LeaseFailure.TIMEOUT)
@@ -223,6 +232,8 @@ class Lending(Generic[R]):
 
     def run(self, fn: Any, args: tuple[Any, ...], timeout: float | None) -> Any:
         """Call `fn(resource, *args)` in this greenlet. Switches when no resource is idle, and as `fn` does."""
+        if not callable(fn):
+            raise TypeError(f"a task must be callable, not {fn!r}")
         resource = self.take_idle(fn)
         began = monotonic()
         if resource is None:
@@ -242,16 +253,15 @@ class Lending(Generic[R]):
         return value
 
     def _count(self, began: float, started: float, *, failed: bool = False) -> None:
-        meter, collector = self._site.meter, self._site.collector
+        meter = self._site.meter
         now = monotonic()
         meter.waits.append(max(0.0, started - began))
         meter.runs.append(now - started)
         if len(meter.runs) >= FOLD_AT:
             meter.fold()
-        if collector is not None:
-            collector.record_arrival()
-            record = collector.record_failure if failed else collector.record_completion
-            record(TaskTimes(began, started, now))
+        if self._site.collector is not None:
+            self._site.collect("record_arrival")
+            self._site.collect("record_failure" if failed else "record_completion", TaskTimes(began, started, now))
 
     # -- giving back --------------------------------------------------------------------------------------------
 
@@ -282,20 +292,28 @@ class Lending(Generic[R]):
         if reason is None and self._site.life.state is State.KILLED:
             reason = DestroyReason.KILLED
         if reason is not None:
+            self._backlog.lent.pop(resource.worker, None)
             self._backlog.replace(resource, reason)
         elif resource.worker is None:
             self._backlog.place(resource)
-        elif self._backlog.free(resource.worker):
-            self._turn.soon(resource.worker)
+        else:
+            self._backlog.lent.pop(resource.worker, None)
+            if self._backlog.free(resource.worker):
+                self._turn.soon(resource.worker)
         if self.on_back is not None:
             self.on_back()
 
     def inspect(self, resource: Resource[R]) -> None:
-        """Have an idle resource checked, then put to use or replaced. Never switches."""
+        """Have a resource checked that was idle, then put to use or replaced. Never switches."""
         self._site.errands.run(self._inspect, resource)
 
     def _inspect(self, resource: Resource[R]) -> None:
-        self.restore(resource, self._judge.check(resource))
+        reason = self._judge.check(resource)
+        if resource.away:
+            resource.away = False
+            self._backlog.inspecting -= 1
+        self.restore(resource, reason)
+        self._backlog.dispatch()  # who waits for a check that failed tries the next
 
     def _after_use(self, resource: Resource[R], now: float) -> None:
         self.restore(resource, self._judge.clean(resource, now))

@@ -17,9 +17,6 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from gevent.queue import PriorityQueue
 
-# Withdrawn entries are cleared away when they are more than the live ones and more than this.
-_SLACK = 32
-
 
 class Entry(Protocol):
     """What can stand in a line. `seq` counts up with arrival and is the entry's own for ever."""
@@ -61,7 +58,7 @@ class _Lane(Generic[E]):
         yield from (entry for entry in self.waiting if entry.lane is self)
 
     def forget_withdrawn(self) -> None:
-        if len(self.waiting) + len(self.returned) > 2 * self.live + _SLACK:
+        if len(self.waiting) + len(self.returned) > 2 * self.live:
             self.waiting = deque(entry for entry in self.waiting if entry.lane is self)
             self.returned = [item for item in self.returned if item[1].lane is self]
             heapq.heapify(self.returned)
@@ -201,7 +198,7 @@ class AgedLine(Line[E]):
         """Take `entry`, which stands in this line, out of it wherever it is. Never switches."""
         entry.lane = None
         self._live -= 1
-        if len(self._heap) > 2 * self._live + _SLACK:
+        if len(self._heap) > 2 * self._live:
             live = [item for item in self._heap.queue if item[2].lane is self]
             self._heap = PriorityQueue(items=live)
 

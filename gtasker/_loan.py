@@ -20,6 +20,7 @@ class Resource(Generic[R]):
     """What `on_create` returned, and what is known of it."""
 
     __slots__ = (
+        "away",
         "call",
         "checked_at",
         "condemned",
@@ -51,6 +52,7 @@ class Resource(Generic[R]):
         self.condemned: DestroyReason | None = None  # it goes when it comes back
         self.suspect = False  # a younger one failed its check
         self.used = False
+        self.away = False  # to be checked
         self.worker: Any = None  # whose own it is; None: of the reserve
         self.holder: Any = None  # the greenlet that has it on loan
         self.call: Any = None  # what it has it for: the callable of run_task, or the lease

@@ -12,13 +12,16 @@ from typing import Any, TypeVar
 
 from gevent.queue import SimpleQueue
 
+from gtasker._deadlock import Deadlocks
 from gtasker._task import QUEUED, RETRYING, Task
 
-I = TypeVar("I")
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 
-def in_flight(submit: Callable[[I], Task[T]], items: Iterable[I], window: int) -> Iterator[tuple[int, Task[T]]]:
+def in_flight(
+    submit: Callable[[Item], Task[T]], items: Iterable[Item], window: int, deadlocks: Deadlocks[Any]
+) -> Iterator[tuple[int, Task[T]]]:
     """Submit lazily, and yield each task with its item's position when it answered. Switches."""
     done: SimpleQueue[Task[Any]] = SimpleQueue()
     positions: dict[Task[T], int] = {}
@@ -31,7 +34,11 @@ def in_flight(submit: Callable[[I], Task[T]], items: Iterable[I], window: int) -
                 task.rawlink(done.put)
             if not positions:
                 return
-            task = done.get()
+            try:
+                deadlocks.begin_wait(next(reversed(positions)))
+                task = done.get()
+            finally:
+                deadlocks.end_wait()
             yield positions.pop(task), task
     finally:
         for task in positions:

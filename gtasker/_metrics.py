@@ -80,6 +80,13 @@ class TaskMetrics:
     create_failures: int = 0
 
 
+class Histograms(NamedTuple):
+    """How long tasks waited and ran, in cumulative buckets (seconds); kept also beside a collector of the user's."""
+
+    wait: Buckets
+    run: Buckets
+
+
 @runtime_checkable
 class Collector(Protocol):
     """Where a runner reports its tasks. No method may block or raise: they are called between two tasks."""
@@ -122,6 +129,7 @@ class Meter:
         "_marks",
         "_run",
         "_wait",
+        "acquire_timeouts",
         "arrived",
         "cancelled",
         "create_failures",
@@ -150,6 +158,7 @@ class Meter:
         self.created = 0
         self.destroyed = 0
         self.create_failures = 0
+        self.acquire_timeouts = 0
         self._clock = clock
         self._wait = LogHistogram()
         self._run = LogHistogram()

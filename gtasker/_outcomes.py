@@ -20,7 +20,7 @@ from gtasker._calls import Calls, Interrupt
 from gtasker._events import TaskCancelled, TaskRetried, TaskTimedOut
 from gtasker._metrics import TaskTimes
 from gtasker._site import Site, get_ident
-from gtasker._task import CANCELLED, DONE, QUEUED, RETRYING, RUNNING, Owner, Task, Unheard, name_of
+from gtasker._task import CANCELLED, DONE, FAILED, RUNNING, Owner, Task, Unheard, name_of
 from gtasker.errors import (
     MaxRetriesExceededError,
     TaskCancelledError,
@@ -72,13 +72,15 @@ class Outcomes(Owner, Generic[R]):
         self._calls = calls
         self._backlog = backlog
         self._meter = site.meter
-        self._collector = site.collector
         # Whether an attempt that ended well leaves nothing to do but to answer.
         self.is_direct = False
         self.may_be_direct = False  # as far as the settings say
+        # Whether attempts are to be told to `begin`.
+        self.is_watched = site.config.task_timeout is not None or site.config.hub_blocked_after is not None
         self.struck: dict[Attempting, Task[Any]] = {}  # interrupted attempts that have not ended
         # Wired by the core:
         self.on_answer: Callable[[], object] | None = None  # while the runner is closing
+        self.on_begin: Callable[[Task[Any]], object] = lambda task: None
         self.on_wait: Callable[[Task[Any]], object] = lambda task: None
         self.on_waited: Callable[[], object] = lambda: None
         self.on_settled: Callable[[Task[Any]], object] = lambda task: None  # of a task with a key
@@ -91,19 +93,19 @@ class Outcomes(Owner, Generic[R]):
 
     def complete(self, task: Task[Any], started: float, finished: float) -> None:
         """Answer with the value that stands in `task` already. Never switches."""
-        if self._collector is not None:
-            self._collector.record_completion(TaskTimes(task.queued_at, started, finished))
+        if self._site.collector is not None:
+            self._site.collect("record_completion", TaskTimes(waiting_since(task), started, finished))
         self._answer(task)
 
     def fail(self, task: Task[Any], error: BaseException, started: float, finished: float) -> None:
         """Answer with an exception, unless it was answered before. Never switches."""
         if task.settle_error(error):
             meter = self._meter
-            meter.waits.append(started - task.queued_at)
+            meter.waits.append(started - waiting_since(task))
             meter.runs.append(finished - started)
             meter.failed_timed += 1
-            if self._collector is not None:
-                self._collector.record_failure(TaskTimes(task.queued_at, started, finished))
+            if self._site.collector is not None:
+                self._site.collect("record_failure", TaskTimes(waiting_since(task), started, finished))
             self._answer(task)
 
     def retry_or_fail(self, task: Task[Any], error: Exception, started: float, finished: float) -> None:
@@ -121,10 +123,11 @@ class Outcomes(Owner, Generic[R]):
             base, cap = config.retry_backoff
             delay = random.uniform(0, min(cap, base * 2 ** min(task.attempts - 1, 60)))
             self._meter.retried += 1
-            if self._collector is not None:
-                self._collector.record_retry()
-            if task.extras is not None and task.extras.limit is not None:
-                task.extras.limit.cancel()
+            self._site.collect("record_retry")
+            extras = extras_of(task)
+            if extras.limit is not None:
+                extras.limit.cancel()
+            extras.returned_at = finished + delay
             task.worker = None
             name, attempts = name_of(task.fn), task.attempts
             self._backlog.delay(task, delay)
@@ -134,7 +137,7 @@ class Outcomes(Owner, Generic[R]):
     # -- it is over before its end ------------------------------------------------------------------------------
 
     def cancel(self, task: Task[Any], error: BaseException | None = None) -> bool:
-        """Settle as cancelled; False if it had answered. A running attempt is interrupted afterwards. Never switches."""
+        """Settle as cancelled; False if it had answered. A running attempt is interrupted later. Never switches."""
         if task.state >= DONE:
             return False
         name = name_of(task.fn)
@@ -155,8 +158,7 @@ class Outcomes(Owner, Generic[R]):
         self._end(task, TaskTimeoutError(f"{name} {message}"))
         meter.timed_out += 1
         meter.failed_untimed += 1
-        if self._collector is not None:
-            self._collector.record_failure(TaskTimes(task.queued_at, now, now))
+        self._site.collect("record_failure", TaskTimes(task.queued_at, now, now))
         if self._site.listening:
             self._site.emit(TaskTimedOut, task=name)
 
@@ -165,17 +167,15 @@ class Outcomes(Owner, Generic[R]):
         if task.state >= DONE:
             return
         self._meter.failed_untimed += 1
-        if self._collector is not None:
-            now = monotonic()
-            self._collector.record_failure(TaskTimes(task.queued_at, now, now))
+        now = monotonic()
+        self._site.collect("record_failure", TaskTimes(task.queued_at, now, now))
         self._end(task, error)
 
     def leave(self, task: Task[Any]) -> None:
         """Its caller went away: withdraw it, if it has not begun; nobody will look at the answer. Never switches."""
         task.waiter = None
-        if task.state is QUEUED or task.state is RETRYING:
-            self.cancel(task)
-        elif task.state is RUNNING and self._site.config.cancel_on_abandon:
+        task.once = True  # what runs ends unheard, and is not tried again for nobody
+        if task.state is not RUNNING or self._site.config.cancel_on_abandon:
             self.cancel(task)
 
     def deadline(self, task: Task[Any], at: float, seconds: float) -> None:
@@ -183,10 +183,13 @@ class Outcomes(Owner, Generic[R]):
         message = f"did not answer within {seconds:g} s"
         extras_of(task).deadline = self._site.deadlines.at(at, lambda: self.time_out(task, message))
 
-    def limit(self, task: Task[Any], seconds: float) -> None:
-        """Time its present attempt out after so many seconds. Never switches."""
-        message = f"ran longer than {seconds:g} s"
-        extras_of(task).limit = self._site.deadlines.after(seconds, lambda: self.time_out(task, message))
+    def begin(self, task: Task[Any]) -> None:
+        """An attempt begins: time it out after `task_timeout`, and let the watch know. Never switches."""
+        seconds = self._site.config.task_timeout
+        if seconds is not None:
+            message = f"ran longer than {seconds:g} s"
+            extras_of(task).limit = self._site.deadlines.after(seconds, lambda: self.time_out(task, message))
+        self.on_begin(task)
 
     # -- for handles --------------------------------------------------------------------------------------------
 
@@ -227,12 +230,12 @@ class Outcomes(Owner, Generic[R]):
 
     def _answer(self, task: Task[Any]) -> None:
         extras = task.extras
-        name = name_of(task.fn) if extras is not None and task.state > DONE else ""
+        name = name_of(task.fn) if task.state is FAILED else ""
         task.let_go()
         if extras is not None:
             if extras.key is not None:
                 self.on_settled(task)
-            if name and not extras.callbacks and extras.owner is not None and task.waiter is None:
+            if task.state is FAILED and not extras.callbacks and extras.owner is not None and task.waiter is None:
                 extras.unheard = self._unheard(name, task._error)
         if task.waiter is not None or extras is not None:
             self._site.turn.soon(task)
@@ -248,3 +251,9 @@ class Outcomes(Owner, Generic[R]):
             self._calls.call("a done-callback", None, callback, task)
         except BaseException as error:
             self._site.fault(f"the done-callback {name_of(callback)}", error)
+
+
+def waiting_since(task: Task[Any]) -> float:
+    """Since when it waited for its present attempt: the run of an earlier one is no waiting."""
+    extras = task.extras
+    return extras.returned_at if extras is not None and extras.returned_at else task.queued_at

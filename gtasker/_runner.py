@@ -8,19 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from greenlet import getcurrent
 
 from gtasker._closing import KILL_TIMEOUT
 from gtasker._config import Config
 from gtasker._core import Core
+from gtasker._forks import cores
 from gtasker._lending import Lease
 from gtasker._lifecycle import State
 from gtasker._mapping import collect, in_flight
-from gtasker._metrics import TaskMetrics
+from gtasker._metrics import Histograms, TaskMetrics
 from gtasker._site import get_ident
-from gtasker._snapshots import LeaseInfo, RunnerStats, ShutdownReport
+from gtasker._snapshots import BackendInfo, Bounds, LeaseInfo, ResourceInfo, RunnerStats, ShutdownReport
 from gtasker._submitting import new_task
 from gtasker._task import DONE, QUEUED, Priority, Task
 from gtasker.errors import StartError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     Ts = TypeVarTuple("Ts")
 
-I = TypeVar("I")
+Item = TypeVar("Item")
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -57,19 +58,14 @@ class Runner(Generic[R]):
         are not ready then; everything made is destroyed, and the runner is NEW again.
         """
         core = self._here()
-        is_ours = core.site.life.state is State.NEW
+        if core.is_undone:  # an earlier start failed, and is not cleared away yet
+            core.closing.kill(KILL_TIMEOUT)
+            core = self._here()
         try:
             core.start(timeout)
         except StartError:
-            try:
-                core.closing.kill(KILL_TIMEOUT)
-            finally:
-                self._core = None
-            raise
-        except BaseException:  # its caller went away: nobody may be left who would stop it
-            if is_ours:
-                core.closing.begin_kill()
-                self._core = None
+            core.undo()
+            core.closing.kill(KILL_TIMEOUT)
             raise
         return self
 
@@ -90,7 +86,13 @@ class Runner(Generic[R]):
 
     def __enter__(self) -> Runner[R]:
         """Start. Switches."""
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:  # its caller went away, and will not come to the end of the block
+            core = self._here()
+            if core.site.life.is_open:
+                core.undo()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
@@ -106,7 +108,9 @@ class Runner(Generic[R]):
     def state(self) -> State:
         """Where it is in its life. Never switches."""
         core = self._core
-        return State.NEW if core is None or core.site.forked else core.site.life.state
+        if core is None or core.site.forked or core.is_over:
+            return State.NEW
+        return core.site.life.state
 
     # -- tasks --------------------------------------------------------------------------------------------------
 
@@ -126,20 +130,18 @@ class Runner(Generic[R]):
         MaxRetriesExceededError, ResourceUnavailableError, WouldDeadlockError.
         """
         core = self._core
-        if core is None or timeout is not None or key is not None:
-            answer: T = self._here().desk.queue(fn, args, priority, once, timeout, key)
-            return answer
-        # With an idle worker and nobody before us: hand over by a switch straight to it, and be switched back to.
+        if core is None or timeout is not None or key is not None or not callable(fn):
+            return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
+        # With an idle worker, and nobody in line, or woken and not yet run, who would be overtaken: hand over by a
+        # switch straight to it, and be switched back to.
         idle, site = core.backlog.idle, core.site
         caller = getcurrent()
-        if site.home != get_ident() or not idle or site.turn.left <= 0 or caller is site.hub:
-            answer = self._here().desk.queue(fn, args, priority, once, timeout, key)
-            return answer
+        if site.home != get_ident() or not idle or site.turn.left <= 0 or site.turn.woken or caller is site.hub:
+            return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
         resource = idle[-1].resource
         now = monotonic()
         if now >= resource.good_until or now - resource.idle_since >= core.judge.patience:
-            answer = core.desk.queue(fn, args, priority, once, timeout, key)
-            return answer
+            return cast("T", core.desk.queue(fn, args, priority, once, timeout, key))
         task = new_task(Task)
         task.fn, task.args, task.context = fn, args, core.desk.make_context()
         task.priority, task.once, task.queued_at = priority, once, now
@@ -156,8 +158,7 @@ class Runner(Generic[R]):
             core.outcomes.leave(task)
             raise
         task.waiter = None
-        answer = task._value if task.state is DONE else task.outcome()
-        return answer
+        return cast("T", task._value if task.state is DONE else task.outcome())
 
     def queue_task_with_priority(self, fn: Callable[[R, Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
         """`queue_task` with `priority=Priority.HIGH`. Switches."""
@@ -189,8 +190,8 @@ class Runner(Generic[R]):
 
     def map(
         self,
-        fn: Callable[[R, I], T],
-        iterable: Iterable[I],
+        fn: Callable[[R, Item], T],
+        iterable: Iterable[Item],
         *,
         priority: int = Priority.NORMAL,
         once: bool = False,
@@ -205,8 +206,8 @@ class Runner(Generic[R]):
 
     def imap_unordered(
         self,
-        fn: Callable[[R, I], T],
-        iterable: Iterable[I],
+        fn: Callable[[R, Item], T],
+        iterable: Iterable[Item],
         *,
         priority: int = Priority.NORMAL,
         once: bool = False,
@@ -226,8 +227,7 @@ class Runner(Generic[R]):
         """
         core = self._core
         lending = core.lending if core is not None else self._here().lending
-        value: T = lending.run(fn, args, timeout)
-        return value
+        return cast("T", lending.run(fn, args, timeout))
 
     def lease(self, timeout: float | None = None, priority: int = Priority.NORMAL) -> Lease[R]:
         """`with runner.lease() as resource:` for code that is no callable. Entering switches if none is idle.
@@ -276,13 +276,29 @@ class Runner(Generic[R]):
         """What happened so far. Never switches."""
         return self._here().views.metrics()
 
-    def leases(self) -> list[LeaseInfo]:
-        """Who uses which resource at this moment, the longest use first. Never switches."""
-        return self._here().views.leases()
+    def leases(self, *, limit: int | None = None) -> list[LeaseInfo]:
+        """Who uses which resource at this moment, the longest use first, `limit` at most. Never switches."""
+        return self._here().views.leases(limit)
+
+    def resources(self) -> list[ResourceInfo]:
+        """What happens to each resource, those being made and unmade included, in order of creation. Never switches."""
+        return self._here().views.resources()
+
+    def bounds(self) -> Bounds:
+        """The numbers of workers and resources in force, also after `resize`. Never switches."""
+        return self._here().views.bounds()
+
+    def backend(self) -> BackendInfo:
+        """How the creation of resources fares. Never switches."""
+        return self._here().views.backend()
+
+    def histograms(self) -> Histograms:
+        """How long tasks waited and ran so far, in cumulative buckets (seconds). Never switches."""
+        return self._here().views.histograms()
 
     def __repr__(self) -> str:
         core = self._core
-        if core is None:
+        if core is None or core.site.forked or core.is_over:
             return f"<Runner {self.config.name!r} new>"
         return core.views.repr()
 
@@ -291,17 +307,24 @@ class Runner(Generic[R]):
     def _here(self) -> Core[R]:
         """The core of this process."""
         core = self._core
-        if core is None or core.site.forked:
-            inherited = core
-            core = self._core = Core(self.config)
-            if inherited is not None:
-                inherited.forget()
+        if core is None or core.site.forked or core.is_over:
+            before = core
+            core = self._core = Core(self.config, self)
+            if before is not None and before.site.forked:
+                before.forget()
         return core
 
     def _in_flight(
-        self, fn: Callable[[R, I], T], items: Iterable[I], priority: int, once: bool, timeout: float | None
+        self, fn: Callable[[R, Item], T], items: Iterable[Item], priority: int, once: bool, timeout: float | None
     ) -> Iterator[tuple[int, Task[T]]]:
-        def submit(item: I) -> Task[T]:
+        def submit(item: Item) -> Task[T]:
             return self.submit(fn, item, priority=priority, once=once, timeout=timeout)
 
-        return in_flight(submit, items, 2 * self._here().crew.maximum)
+        core = self._here()
+        core.admission.enter()
+        return in_flight(submit, items, 2 * core.crew.maximum, core.deadlocks)
+
+
+def runners() -> list[Runner[Any]]:
+    """The runners that are at work in this thread, closing ones included, in order of their start. Never switches."""
+    return [core.owner for core in cores() if core.site.thread == get_ident()]

@@ -54,23 +54,31 @@ class Site(Generic[R]):
         assert listener is not None
         try:
             listener(event(at=monotonic(), runner=self.config.name, **fields))
-        except Exception as error:
+        except BaseException as error:  # whatever it raises, it is told after a fact, which stands
             self.fault("on_event", error)
+
+    def collect(self, record: str, *times: Any) -> None:
+        """Tell the collector of the user's, if there is one."""
+        if self.collector is not None:
+            try:
+                getattr(self.collector, record)(*times)
+            except BaseException as error:
+                self.fault(f"collector.{record}", error)
 
     def fault(self, hook: str, error: BaseException) -> None:
         """Count and log that a function of the user's raised."""
         self.faults += 1
         self.log(logging.ERROR, "%s raised %r", hook, error, exc_info=error)
 
-    def log(self, level: int, message: str, *args: Any, exc_info: BaseException | None = None) -> None:
+    def log(self, level: int, message: str, *args: Any, exc_info: BaseException | None = None, **extra: Any) -> None:
         """Log with the runner's name; from the hub by an errand, for a handler may switch. May switch elsewhere."""
         logger = self.config.logger
         if not logger.isEnabledFor(level):
             return
         if getcurrent() is self.hub:
-            self.errands.run(self._log, level, message, args, exc_info)
+            self.errands.run(self._log, level, message, args, exc_info, extra)
         else:
-            self._log(level, message, args, exc_info)
+            self._log(level, message, args, exc_info, extra)
 
     def tell_main(self, error: KeyboardInterrupt) -> None:
         """Throw a keyboard interrupt that hit a greenlet of ours into the main greenlet too, soon. Never switches."""
@@ -78,9 +86,12 @@ class Site(Generic[R]):
         if main is not None and not main.dead:
             self.hub.loop.run_callback(main.throw, error)
 
-    def _log(self, level: int, message: str, args: tuple[Any, ...], exc_info: BaseException | None) -> None:
+    def _log(
+        self, level: int, message: str, args: tuple[Any, ...], exc_info: BaseException | None, extra: dict[str, Any]
+    ) -> None:
         name = self.config.name
-        self.config.logger.log(level, "%s: " + message, name, *args, exc_info=exc_info, extra={"runner": name})
+        text = message % args if args else message
+        self.config.logger.log(level, "%s: %s", name, text, exc_info=exc_info, extra={"runner": name, **extra})
 
     def _errand_failed(self, fn: Any, error: BaseException) -> None:
         self.fault(getattr(fn, "__qualname__", repr(fn)), error)

@@ -95,3 +95,66 @@ class ShutdownReport:
     """Seconds from the first call of `stop` or `kill`."""
     complete: bool
     """The runner is closed: nothing of its is left but what is abandoned. False for a call that could not wait."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """The numbers in force, also after `resize`."""
+
+    base_workers: int
+    max_workers: int
+    reserve: int
+    """Idle resources wanted for `run_task` and `lease`."""
+    max_resources: int
+
+
+class ResourceState(Word):
+    """What is happening to a resource."""
+
+    CREATING = "creating"
+    IDLE = "idle"
+    USED = "used"
+    """An attempt, a `run_task` or a lease has it."""
+    CARED = "cared"
+    """It is in a hook: `reset`, `check_resource`, `on_interrupt`, or judged by `check_health`."""
+    DESTROYING = "destroying"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceInfo:
+    """One slot of the stock."""
+
+    resource_id: int
+    state: ResourceState
+    owner: str = ""
+    """"worker" or "reserve"; nobody's while it is made or unmade."""
+    kind: LeaseKind | None = None
+    """By which road it is used."""
+    holder: str | None = None
+    """The name of the greenlet that uses it."""
+    task: str | None = None
+    """The qualified name of what it is used for."""
+    age: float = 0.0
+    """Seconds in this state."""
+    lifetime: float = 0.0
+    """Seconds since it was made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendInfo:
+    """How the creation of resources fares. Without arguments: all is well."""
+
+    is_down: bool = False
+    """Whether who waits is refused at once (`fail_fast_after`)."""
+    failing_for: float = 0.0
+    """Seconds since the first failure of this series."""
+    failures: int = 0
+    """Failed attempts of this series; those under way together count as one."""
+    next_attempt_in: float = 0.0
+    """Seconds; 0 when one is due or under way."""
+    acquire_timeouts: int = 0
+    """Calls of `lease` and `run_task`, since the start, that got no resource in time."""
+    last_error: str = ""
+    """The name of its type."""
+    last_message: str = ""
+    """Its text, which may hold secrets."""

@@ -49,19 +49,21 @@ class Stock(Generic[R]):
         self._verdict: Entry | None = None  # when the backend is to be called down
         self._probe: Entry | None = None
         self._probe_is_awaited = False
-        self._next_attempt_at = 0.0
-        self._failures = 0
+        self.next_attempt_at = 0.0
+        self.failures = 0
         self._failed_at = 0.0
         self.records: dict[int, Resource[R]] = {}
         self.limit: int = config.max_resources
         self.reserve: int = config.resource_pool_size
         self.owned = 0  # of the records: how many are a worker's own
-        self.creating = 0
-        self.destroying = 0
+        self.making: dict[int, float] = {}  # by number: since when `on_create` is under way
+        self.unmaking: dict[int, tuple[Resource[R], float]] = {}  # likewise `on_destroy`
+        self.stuck = 0  # of those: `on_create` calls that go on after their interruption; nobody waits for them
         self.failing_since: float | None = None
         self.last_error: BaseException | None = None
         self.is_down = False
         self.closed = False
+        self.closing_reason = DestroyReason.STOPPED
         # Wired by the core:
         self.demand: Callable[[], tuple[int, int]] = lambda: (0, 0)  # workers that want one, waiting loans
         self.place: Callable[[Resource[R]], object] = lambda resource: None
@@ -70,9 +72,14 @@ class Stock(Generic[R]):
         self.on_change: Callable[[], object] = lambda: None
 
     @property
+    def creating(self) -> int:
+        """How many are being made."""
+        return len(self.making)
+
+    @property
     def slots(self) -> int:
         """How many count towards the bound."""
-        return len(self.records) + self.creating + self.destroying
+        return len(self.records) + len(self.making) + len(self.unmaking)
 
     @property
     def spares(self) -> int:
@@ -86,18 +93,18 @@ class Stock(Generic[R]):
 
     def room(self) -> int:
         """For how many more workers there would be resources. Never switches."""
-        free = self.limit - self.slots - max(0, self.missing() - self.creating)
+        free = self.limit - self.slots - max(0, self.missing() - self.creating + self.stuck)
         return max(0, free + max(0, self.spares - self.reserve))
 
     def supply(self) -> None:
         """Begin as many creations as demand, bounds and back-off allow. Never switches."""
-        while not self.closed and self.slots < self.limit and self.creating < self.missing():
-            if self.failing_since is None:
-                if self.creating >= self._site.config.max_creating:
-                    return
-            elif self.creating:
+        while not self.closed and self.slots < self.limit:
+            under_way = self.creating - self.stuck
+            if under_way >= (self._site.config.max_creating if self.failing_since is None else 1):
                 return
-            elif monotonic() < self._next_attempt_at:
+            if under_way >= self.missing():
+                return
+            if self.failing_since is not None and monotonic() < self.next_attempt_at:
                 self._probe_later()
                 return
             self._begin()
@@ -117,7 +124,7 @@ class Stock(Generic[R]):
         """Have it destroyed, in a greenlet of the runner's; nobody uses it. Never switches."""
         del self.records[resource.id]
         self.disown(resource)
-        self.destroying += 1
+        self.unmaking[resource.id] = (resource, monotonic())
         self._site.errands.run(self._destroy, resource, reason)
 
     def recycle(self) -> None:
@@ -143,8 +150,8 @@ class Stock(Generic[R]):
     # -- making -------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        self.creating += 1
         self._last_id += 1
+        self.making[self._last_id] = monotonic()
         self._site.errands.run(self._create, self._last_id)
         if self._site.listening:
             self._site.emit(ResourceCreating, resource_id=self._last_id)
@@ -152,27 +159,45 @@ class Stock(Generic[R]):
     def _create(self, number: int) -> None:
         config = self._site.config
         started = monotonic()
-        try:
-            value = self._calls.call("on_create", config.create_timeout, config.on_create)
-        except BaseException as error:
-            self._failed(number, started, error)
-        else:
-            self._created(number, started, value)
+        late: list[int] = []
 
-    def _created(self, number: int, started: float, value: R) -> None:
+        def is_stuck() -> None:
+            late.append(number)
+            self.stuck += 1
+            self._failed(number, started, TimeoutError(f"on_create took longer than {config.create_timeout:g} s"))
+
+        try:
+            value = self._calls.call("on_create", config.create_timeout, config.on_create, on_abandoned=is_stuck)
+        except BaseException as error:
+            del self.making[number]
+            self._end_late() if late else self._failed(number, started, error)
+        else:
+            self._created(number, started, value, is_late=bool(late))
+
+    def _end_late(self) -> None:
+        # It was counted as failed already; its slot is free now.
+        self.stuck -= 1
+        self.supply()
+        self.on_change()
+
+    def _created(self, number: int, started: float, value: R, *, is_late: bool) -> None:
         site = self._site
         now = monotonic()
         lifetime = site.config.max_lifetime
         span = inf if lifetime is None else lifetime * (1 - random.random() * _LIFETIME_JITTER)
         resource = self.records[number] = Resource(number, value, now, span)
-        self.creating -= 1
+        del self.making[number]
         site.meter.created += 1
+        if is_late:  # an overrun is a failure, also when something comes of it
+            self.discard(resource, DestroyReason.SURPLUS)
+            self._end_late()
+            return
         failing_since, self.failing_since = self.failing_since, None
-        self._failures = 0
+        self.failures = 0
         self.last_error = None
         self.is_down = False
         if self.closed:
-            self.discard(resource, DestroyReason.STOPPED)
+            self.discard(resource, self.closing_reason)
         else:
             self.place(resource)
             self.supply()
@@ -185,16 +210,15 @@ class Stock(Generic[R]):
     def _failed(self, number: int, started: float, error: BaseException) -> None:
         site = self._site
         now = monotonic()
-        self.creating -= 1
         site.meter.create_failures += 1
         first = self.failing_since is None
         if first:
             self.failing_since = now
         if started >= self._failed_at:  # attempts that were under way together count once
-            self._failures += 1
+            self.failures += 1
             base, cap = site.config.create_backoff
-            delay = random.uniform(0, min(cap, base * 2 ** min(self._failures - 1, 60)))
-            self._next_attempt_at = now + delay
+            delay = random.uniform(0, min(cap, base * 2 ** min(self.failures - 1, 60)))
+            self.next_attempt_at = now + delay
             self._failed_at = now
         # Its frames would keep what failed, and with it sockets, for as long as the backend is away.
         self.last_error = error.with_traceback(None)
@@ -204,7 +228,7 @@ class Stock(Generic[R]):
         self.on_change()
         site.log(logging.WARNING, "on_create failed: %r", error)
         if site.listening:
-            wait = max(0.0, self._next_attempt_at - now)
+            wait = max(0.0, self.next_attempt_at - now)
             site.emit(ResourceCreateFailed, resource_id=number, error=error, next_attempt_in=wait)
             if first:
                 site.emit(BackendDown, error=error)
@@ -218,7 +242,7 @@ class Stock(Generic[R]):
             self._probe.cancel()
         alarm = self._site.deadlines if awaited else self._site.housekeeping
         self._probe_is_awaited = awaited
-        self._probe = alarm.at(self._next_attempt_at, self._probe_now)
+        self._probe = alarm.at(self.next_attempt_at, self._probe_now)
 
     def _probe_now(self) -> None:
         self._probe = None
@@ -233,7 +257,7 @@ class Stock(Generic[R]):
             self._calls.call("on_destroy", config.destroy_timeout, config.on_destroy, resource.value)
         except BaseException as error:
             site.fault("on_destroy", error)
-        self.destroying -= 1
+        del self.unmaking[resource.id]
         site.meter.destroyed += 1
         self.check_down()
         self.supply()

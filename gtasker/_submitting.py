@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from math import inf
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
@@ -22,8 +21,7 @@ from gtasker._lending import Lending
 from gtasker._outcomes import Outcomes
 from gtasker._site import Site
 from gtasker._stock import Stock
-from gtasker._task import DONE, QUEUED, Task, name_of
-from gtasker.errors import TaskTimeoutError
+from gtasker._task import DONE, QUEUED, Task
 
 R = TypeVar("R")
 
@@ -123,6 +121,8 @@ class Submitting(Generic[R]):
     ) -> Task[Any]:
         if not callable(fn):
             raise TypeError(f"a task must be callable, not {fn!r}")
+        if callback is not None and not callable(callback):
+            raise TypeError(f"a callback must be callable, not {callback!r}")
         if key is not None:
             return self._accept_shared(fn, args, priority, once, timeout, key, callback)
         task = self.make(fn, args, priority, once)
@@ -152,7 +152,7 @@ class Submitting(Generic[R]):
             try:
                 self._take_in(handle.shared, timeout)
             except Exception as error:  # refused, for all who joined meanwhile
-                self._joining.give_up(key, error)
+                self._joining.give_up(handle.shared, error)
                 raise
             except BaseException:  # its submitter went away at the door
                 self._joining.leave(handle)
@@ -182,5 +182,4 @@ class Submitting(Generic[R]):
         if task.queued_at >= meter.next_mark:
             meter.mark(task.queued_at)
         meter.arrived += 1
-        if self._site.collector is not None:
-            self._site.collector.record_arrival()
+        self._site.collect("record_arrival")

@@ -60,7 +60,18 @@ def name_of(fn: Any) -> str:
 class Extras:
     """What few tasks have."""
 
-    __slots__ = ("callbacks", "deadline", "key", "limit", "links", "owner", "unheard", "waiters")
+    __slots__ = (
+        "callbacks",
+        "deadline",
+        "handles",
+        "key",
+        "limit",
+        "links",
+        "owner",
+        "returned_at",
+        "unheard",
+        "waiters",
+    )
 
     def __init__(self) -> None:
         self.callbacks: list[Callable[[Any], object]] = []  # called in a greenlet of the runner
@@ -69,12 +80,14 @@ class Extras:
         self.deadline: Entry | None = None
         self.limit: Entry | None = None  # of its present attempt
         self.key: Any = None
+        self.handles: list[Any] = []  # of a shared task
         self.owner: Owner | None = None
+        self.returned_at = 0.0  # when it came back into the line to be tried again
         self.unheard: Unheard | None = None
 
 
 class Owner:
-    """What a handle needs of its runner. (A base class, so that the floors below the runner need not know it.)"""
+    """What a handle needs of its runner; a base class, so that this floor need not know that one."""
 
     __slots__ = ()
 
@@ -328,7 +341,8 @@ class Task(Generic[T]):
             owner.end_wait()
 
     def _owner(self) -> Owner:
-        assert self.extras is not None and self.extras.owner is not None
+        assert self.extras is not None
+        assert self.extras.owner is not None
         return self.extras.owner
 
     def _heard(self) -> None:

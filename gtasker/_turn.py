@@ -3,7 +3,7 @@
 Invariant: between two polls for I/O at most `ATTEMPTS` attempts begin, and none begins after `SPAN` seconds of them.
 
 Callbacks (`run_callback`, `sleep(0)`) do not let libev poll: it polls only between batches of them. So a spent turn
-waits for a zero *timer*, which fires after a poll, and everything that wants to hand work over waits for that one timer.
+waits for a zero *timer*, which fires after a poll, and everything that wants to hand work over waits for that one.
 The budget is spent in two halves. After each half one looks whether the loop has polled meanwhile (its iteration count
 moved); if so, that half counts as the first of a new turn. Two halves without a poll spend the turn: so at most two
 halves ever lie between two polls, wherever in a half the poll fell.
@@ -11,6 +11,7 @@ halves ever lie between two polls, wherever in a half the poll fell.
 
 from __future__ import annotations
 
+from collections import deque
 from time import monotonic
 from typing import Any, Protocol
 
@@ -48,9 +49,9 @@ class Turn:
         "_polls",
         "_scheduled",
         "_timer",
-        "_woken",
         "left",
         "until",
+        "woken",
     )
 
     def __init__(self, hub: Any) -> None:
@@ -59,7 +60,7 @@ class Turn:
         self._polls = -1
         self._halves = 0
         self._timer = hub.loop.timer(0.0)
-        self._woken: list[Wakeable] = []
+        self.woken: deque[Wakeable] = deque()  # who was answered or served, and has not run since
         self._scheduled = False
         self._dispatchers: list[Dispatcher] = []
         self.left = _HALF_ATTEMPTS
@@ -83,7 +84,7 @@ class Turn:
 
     def soon(self, wakeable: Wakeable) -> None:
         """Have `wakeable.wake()` called in the hub, after those asked for before. Never switches."""
-        self._woken.append(wakeable)
+        self.woken.append(wakeable)
         if not self._scheduled:
             self._scheduled = True
             self._loop.run_callback(self._wake)
@@ -120,19 +121,18 @@ class Turn:
                 self._hub.handle_error(dispatcher, type(error), error, error.__traceback__)
 
     def _wake(self) -> None:
-        woken = self._woken
+        woken = self.woken
         started = monotonic()
         done = 0
         try:
-            for wakeable in woken:
+            while woken:
+                woken.popleft().wake()
                 done += 1
-                wakeable.wake()
                 if not done % _WAKES and monotonic() - started > _HALF_SPAN:
                     break
         except BaseException as error:
             self._hub.handle_error(self, type(error), error, error.__traceback__)
         finally:
-            del woken[:done]
             self._scheduled = bool(woken)
             if woken:
                 self._loop.run_callback(self._wake)

@@ -69,7 +69,10 @@ class Upkeep(Generic[R]):
             warning = self._site.config.leak_warning
             if warning is not None and now - resource.taken_at > warning:
                 resource.warned = True
-                self._warn(resource, self._views.describe(resource, now))
+                info = self._views.describe(resource, now)
+                self._warn(resource, info)
+                if self._site.listening:
+                    self._site.emit(LeaseLeaked, info=info)
 
     def _reclaim(self, resource: Resource[R]) -> None:
         # Its holder ended: that is certain, so nobody uses it.
@@ -78,7 +81,8 @@ class Upkeep(Generic[R]):
             resource.call.resource = None
         resource.holder = resource.call = resource.stack = None
         self._lending.restore(resource, DestroyReason.LEAKED)
-        self._site.log(logging.ERROR, "resource %d leaked: its holder %s ended", resource.id, info.holder)
+        number = resource.id
+        self._site.log(logging.ERROR, "resource %d leaked: %s ended with it", number, info.holder, resource_id=number)
         if self._site.listening:
             self._site.emit(LeaseLeaked, info=info)
 
@@ -92,6 +96,7 @@ class Upkeep(Generic[R]):
             info.holder,
             taken,
             info.stack,
+            resource_id=info.resource_id,
         )
 
     def look_after_idle(self) -> None:
@@ -100,14 +105,14 @@ class Upkeep(Generic[R]):
         for resource in [*self._backlog.spare, *(worker.resource for worker in self._backlog.idle)]:
             self._look_after(resource, now)
 
-    def shrink(self) -> None:
-        """Let go of idle resources that are above the reserve, and were so for long or are too many. Never switches."""
+    def shrink(self, *, at_once: bool = False) -> None:
+        """Let go of idle resources above the reserve, if they were idle for long or are too many. Never switches."""
         now = monotonic()
         stock, backlog = self._stock, self._backlog
         surplus = stock.spares - stock.reserve
         crowd = stock.slots - stock.limit
         due = now - self._site.config.max_idle
-        for resource in [resource for resource in backlog.spare if resource.idle_since <= due or crowd > 0]:
+        for resource in [r for r in backlog.spare if at_once or crowd > 0 or r.idle_since <= due]:
             if surplus <= 0:
                 return
             surplus -= 1

@@ -17,10 +17,10 @@ from gtasker._calls import Calls
 from gtasker._crew import Crew
 from gtasker._lending import Lease
 from gtasker._loan import Resource
-from gtasker._metrics import TaskMetrics
+from gtasker._metrics import Histograms, TaskMetrics
 from gtasker._outcomes import Outcomes
 from gtasker._site import Site
-from gtasker._snapshots import LeaseInfo, LeaseKind, RunnerStats
+from gtasker._snapshots import BackendInfo, Bounds, LeaseInfo, LeaseKind, ResourceInfo, ResourceState, RunnerStats
 from gtasker._stock import Stock
 from gtasker._task import Priority, name_of
 
@@ -61,7 +61,7 @@ class Views(Generic[R]):
             priority_tasks=urgent,
             delayed_tasks=len(backlog.delayed),
             available_resources=len(backlog.spare),
-            live_resources=len(stock.records) + stock.destroying,
+            live_resources=len(stock.records) + len(stock.unmaking),
             creating_resources=stock.creating,
             waiting_leases=len(backlog.loans),
             abandoned=len(self._outcomes.struck) + self._calls.abandoned,
@@ -74,34 +74,97 @@ class Views(Generic[R]):
         oldest = self._backlog.tasks.oldest()
         return self._site.meter.snapshot(max(0.0, monotonic() - oldest) if oldest is not None else 0.0)
 
-    def leases(self) -> list[LeaseInfo]:
+    def leases(self, limit: int | None) -> list[LeaseInfo]:
         """Who uses which resource, the longest use first."""
+        used = [resource for resource in self._stock.records.values() if self._is_used(resource)]
+        used.sort(key=_used_since)
         now = monotonic()
-        used = [self.describe(resource, now) for resource in self._stock.records.values() if self._is_used(resource)]
-        return sorted(used, key=lambda info: -info.age)
+        return [self.describe(resource, now) for resource in used[:limit]]
+
+    def resources(self) -> list[ResourceInfo]:
+        """Each slot, in order of creation."""
+        now = monotonic()
+        stock = self._stock
+        idle = {resource.id for resource in self._backlog.spare}
+        idle.update(worker.resource.id for worker in self._backlog.idle)
+        infos = [self._info(resource, now, is_idle=resource.id in idle) for resource in stock.records.values()]
+        for number, since in stock.making.items():
+            infos.append(ResourceInfo(resource_id=number, state=ResourceState.CREATING, age=now - since))
+        for resource, since in stock.unmaking.values():
+            lifetime = now - resource.created_at
+            state = ResourceState.DESTROYING
+            infos.append(ResourceInfo(resource_id=resource.id, state=state, age=now - since, lifetime=lifetime))
+        return sorted(infos, key=lambda info: info.resource_id)
+
+    def bounds(self) -> Bounds:
+        """The numbers in force."""
+        crew, stock = self._crew, self._stock
+        return Bounds(
+            base_workers=crew.base, max_workers=crew.maximum, reserve=stock.reserve, max_resources=stock.limit
+        )
+
+    def backend(self) -> BackendInfo:
+        """How creation fares."""
+        stock, now = self._stock, monotonic()
+        error = stock.last_error
+        if stock.failing_since is None:
+            return BackendInfo(acquire_timeouts=self._site.meter.acquire_timeouts)
+        return BackendInfo(
+            is_down=stock.is_down,
+            failing_for=now - stock.failing_since,
+            failures=stock.failures,
+            next_attempt_in=max(0.0, stock.next_attempt_at - now),
+            acquire_timeouts=self._site.meter.acquire_timeouts,
+            last_error=type(error).__name__,
+            last_message=str(error),
+        )
+
+    def histograms(self) -> Histograms:
+        """Waiting and running so far, in cumulative buckets."""
+        meter = self._site.meter
+        return Histograms(meter.wait_histogram(), meter.run_histogram())
+
+    def _info(self, resource: Resource[R], now: float, *, is_idle: bool) -> ResourceInfo:
+        owner = "reserve" if resource.worker is None else "worker"
+        lifetime = now - resource.created_at
+        if self._is_used(resource):
+            kind, holder, task, _ = self._use(resource)
+            return ResourceInfo(
+                resource_id=resource.id,
+                state=ResourceState.USED,
+                owner=owner,
+                kind=kind,
+                holder=_name_of_greenlet(holder),
+                task=task,
+                age=now - _used_since(resource),
+                lifetime=lifetime,
+            )
+        state = ResourceState.IDLE if is_idle else ResourceState.CARED
+        age = now - resource.idle_since
+        return ResourceInfo(resource_id=resource.id, state=state, owner=owner, age=age, lifetime=lifetime)
 
     def describe(self, resource: Resource[R], now: float) -> LeaseInfo:
         """Who uses this resource."""
-        if resource.holder is None:
-            worker = resource.worker
-            task = worker.attempt
-            kind, holder, since = LeaseKind.WORKER, worker, worker.started_at
-            name, priority = name_of(task.fn) if task.fn is not None else None, task.priority
-        else:
-            call, holder, since = resource.call, resource.holder, resource.taken_at
-            is_lease = isinstance(call, Lease)
-            kind = LeaseKind.LEASE if is_lease else LeaseKind.RUN_TASK
-            name = None if is_lease or call is None else name_of(call)
-            priority = call.priority if is_lease else int(Priority.HIGH)
+        kind, holder, task, priority = self._use(resource)
         return LeaseInfo(
             resource_id=resource.id,
             kind=kind,
             holder=_name_of_greenlet(holder),
-            task=name,
+            task=task,
             priority=priority,
-            age=max(0.0, now - since),
+            age=max(0.0, now - _used_since(resource)),
             stack=_stack_of(holder),
         )
+
+    def _use(self, resource: Resource[R]) -> tuple[LeaseKind, Any, str | None, int]:
+        if resource.holder is None:
+            worker = resource.worker
+            task = worker.attempt
+            return LeaseKind.WORKER, worker, name_of(task.fn) if task.fn is not None else None, task.priority
+        call = resource.call
+        if isinstance(call, Lease):
+            return LeaseKind.LEASE, resource.holder, None, call.priority
+        return LeaseKind.RUN_TASK, resource.holder, None if call is None else name_of(call), int(Priority.HIGH)
 
     def repr(self) -> str:
         """One line."""
@@ -115,6 +178,11 @@ class Views(Generic[R]):
 
     def _is_used(self, resource: Resource[R]) -> bool:
         return resource.holder is not None or (resource.worker is not None and resource.worker.attempt is not None)
+
+
+def _used_since(resource: Resource[Any]) -> float:
+    since: float = resource.worker.started_at if resource.holder is None else resource.taken_at
+    return since
 
 
 def _name_of_greenlet(greenlet: Any) -> str:

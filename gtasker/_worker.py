@@ -22,7 +22,7 @@ from gtasker._events import DestroyReason
 from gtasker._judging import Judge
 from gtasker._loan import Resource
 from gtasker._metrics import FOLD_AT
-from gtasker._outcomes import Outcomes
+from gtasker._outcomes import Outcomes, waiting_since
 from gtasker._site import Site
 from gtasker._task import DONE, QUEUED, RUNNING, Task
 
@@ -58,7 +58,7 @@ class Worker(_Greenlet, Generic[R]):
         self.dismissed = False
 
     def wake(self) -> None:
-        """Begin what was handed over, or end if dismissed; unless it is at work, and will see for itself. In the hub."""
+        """Begin what was handed over, or end if dismissed; if at work, it will see for itself. In the hub."""
         if self.attempt is not None or self.caring:
             return
         task = self.task
@@ -79,7 +79,7 @@ class Worker(_Greenlet, Generic[R]):
         # One function: a call for each step would cost as much as all the rest of a task.
         backlog, outcomes, turn, meter = self._backlog, self._outcomes, self._site.turn, self._site.meter
         idle, waits, runs = backlog.idle, meter.waits.append, meter.runs.append
-        limit = self._site.config.task_timeout
+        begin = outcomes.begin if outcomes.is_watched else None
         while True:
             task = self.task
             if task is None or task.state is not QUEUED:
@@ -91,8 +91,8 @@ class Worker(_Greenlet, Generic[R]):
             task.state, task.worker = RUNNING, self
             task.attempts += 1
             started = self.started_at = monotonic()
-            if limit is not None:
-                outcomes.limit(task, limit)
+            if begin is not None:
+                begin(task)
             try:
                 args = task.args
                 run = task.context.run
@@ -167,7 +167,7 @@ class Worker(_Greenlet, Generic[R]):
             return
         if task.settle_value(value):
             meter = self._site.meter
-            meter.waits.append(self.started_at - task.queued_at)
+            meter.waits.append(self.started_at - waiting_since(task))
             meter.runs.append(finished - self.started_at)
             if len(meter.runs) >= FOLD_AT:
                 meter.fold()
