@@ -12,7 +12,6 @@ being there any more: then it goes to the next.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 from math import inf
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
@@ -52,7 +51,7 @@ class Backlog(Generic[R]):
         self._turn = site.turn
         self._stock = stock
         self._judge = judge
-        self._numbers = count(1)
+        self.last = 1  # number of arrival given out; 0 is none
         self.tasks: Line[Task[Any]] = Line() if ageing is None else AgedLine(ageing)
         self.loans: Line[Loan[R]] = Line() if ageing is None else AgedLine(ageing)
         self.waiting = 0  # len(tasks) + len(loans)
@@ -77,13 +76,14 @@ class Backlog(Generic[R]):
 
     def number(self) -> int:
         """The next number of arrival."""
-        return next(self._numbers)
+        self.last += 1
+        return self.last
 
     def push(self, task: Task[Any], *, returned: bool = False) -> None:
         """Let `task` wait for a worker, or give it to one who is idle. Never switches."""
         task.state = QUEUED
         if not task.seq:
-            task.seq = next(self._numbers)
+            task.seq = self.number()
         self.tasks.push(task, returned=returned)
         self.waiting += 1
         if not task.attempts:
@@ -111,7 +111,7 @@ class Backlog(Generic[R]):
 
     def ask(self, loan: Loan[R]) -> None:
         """Give `loan` something idle, or let it stand in line. Never switches."""
-        loan.seq = next(self._numbers)
+        loan.seq = self.number()
         loan.queued_at = monotonic()
         loan.state = LoanState.WAITING
         loan.error = loan.resource = None
@@ -179,6 +179,8 @@ class Backlog(Generic[R]):
                 break
         if self.lent and self.spare and self.tasks and not self.paused:
             self._swap()
+        if self.wanting and self.spare and self._stock.may_feed():
+            self.place(self.spare.pop(0))
 
     def free(self, worker: Server) -> bool:
         """Give `worker`, which has nothing to do and a fit resource, the best task: then True. Never switches.
@@ -207,7 +209,7 @@ class Backlog(Generic[R]):
             self._stock.discard(resource, self._stock.closing_reason)
             return
         loan = self.loans.peek()
-        if self.wanting and (is_new or self._stock.spares > self._stock.reserve):
+        if self.wanting and (is_new or self._stock.may_feed()):
             task = self.tasks.peek()
             if loan is None or (task is not None and self.tasks.rank(task) < self.loans.rank(loan)):
                 worker = next(iter(self.wanting))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from gevent import GreenletExit
@@ -19,6 +20,10 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
+# Seconds that an interrupted hook has for its own clean-up before nobody waits for it any more.
+PATIENCE = 1.0
+
+
 class Interrupt(GreenletExit):
     """Thrown into user code that is to end now. No `Exception`, so that `except Exception` does not swallow it."""
 
@@ -26,14 +31,14 @@ class Interrupt(GreenletExit):
 class _Call:
     """One call of a hook."""
 
-    __slots__ = ("abandoned", "greenlet", "interrupt", "on_abandoned", "what")
+    __slots__ = ("abandoned_at", "greenlet", "interrupt", "on_abandoned", "what")
 
     def __init__(self, what: str, on_abandoned: Callable[[], object] | None) -> None:
         self.what = what
         self.on_abandoned = on_abandoned
         self.greenlet: Any = getcurrent()
         self.interrupt: BaseException | None = None
-        self.abandoned = False
+        self.abandoned_at: float | None = None
 
 
 class Calls(Generic[R]):
@@ -49,7 +54,13 @@ class Calls(Generic[R]):
     @property
     def abandoned(self) -> int:
         """How many were interrupted and still go on."""
-        return sum(call.abandoned for call in self.running)
+        return sum(call.abandoned_at is not None for call in self.running)
+
+    @property
+    def given_up(self) -> int:
+        """How many were interrupted `PATIENCE` seconds ago or longer, and still go on."""
+        due = monotonic() - PATIENCE
+        return sum(call.abandoned_at is not None and call.abandoned_at <= due for call in self.running)
 
     def call(
         self,
@@ -95,11 +106,11 @@ class Calls(Generic[R]):
         """Throw into `call` if it still runs; if it goes on all the same, it is abandoned. In the hub."""
         if call in self.running and call.greenlet is not getcurrent():
             call.interrupt = Interrupt(why)
-            call.abandoned = True
+            call.abandoned_at = monotonic()
+            self._site.housekeeping.after(PATIENCE, self.on_abandoned)
             call.greenlet.throw(call.interrupt)
             if call in self.running and call.on_abandoned is not None:
                 call.on_abandoned()
-            self.on_abandoned()
 
 
 class _Strike:

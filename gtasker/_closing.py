@@ -236,9 +236,10 @@ class Closing(Generic[R]):
         return all(resource.holder is None for resource in self._stock.records.values())
 
     def _is_over(self) -> bool:
-        # Hooks that swallowed their interruption are not waited for. One errand is this one.
+        # One errand is this one. A kill waits for all until its time is up; a stop does not wait for hooks that go on
+        # long after their own time was up.
         alive = len(self._crew.greenlets) + self._site.errands.busy - 1
-        return alive <= self._calls.abandoned
+        return alive <= (0 if self._site.life.state is State.KILLED else self._calls.given_up)
 
     def _is_overdue(self) -> bool:
         return self._give_up_at is not None and monotonic() >= self._give_up_at
@@ -252,7 +253,8 @@ class Closing(Generic[R]):
         site.turn.leave(self._backlog)
         self.on_state(site.life.move(State.CLOSED))
         self.on_closed()
-        self._closed.set()
+        # Not at once: by then this greenlet has ended too, and nothing of the runner is left in the loop.
+        site.hub.loop.run_callback(self._closed.set)
         if self.report.abandoned:
             site.log(logging.WARNING, "closed; %d things that were interrupted go on", self.report.abandoned)
 

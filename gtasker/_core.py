@@ -91,6 +91,7 @@ class Core(Generic[R]):
         stock.demand = self._demand
         stock.place = self._place_new
         stock.on_down = self._on_down
+        stock.on_starved = self.backlog.dispatch
         stock.on_change = self._on_change
         stock.on_create_failed = self._on_create_failed
         backlog.on_backlog = self.crew.alert

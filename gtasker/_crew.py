@@ -61,7 +61,7 @@ class Crew(Generic[R]):
 
     def relieve(self) -> bool:
         """All workers are stuck: hire one more, if bursting may; say whether. Never switches."""
-        if self.scaling is None or len(self.workers) >= self.maximum or self.closed:
+        if self.scaling is None or len(self.workers) >= self.maximum or self.closed or not self._stock.room():
             return False
         before = len(self.workers)
         self.hire(1)
@@ -72,6 +72,11 @@ class Crew(Generic[R]):
         """Hire the base workers. Never switches."""
         self.hire(self.base)
         self.watch()
+
+    def may_start(self) -> bool:
+        """Whether a worker that wants a resource may get one without anybody's help. Never switches."""
+        stock = self._stock
+        return stock.slots < stock.limit or bool(stock.spares or stock.making or stock.unmaking)
 
     def watch(self) -> None:
         """Have a decision made as soon as it may be due. Never switches."""

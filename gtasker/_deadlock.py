@@ -1,8 +1,9 @@
 """Deadlocks: every worker waits, without a time-out, for a task that only they could run.
 
-Invariant: it is said only when it is certain. A worker that is idle, starting, caring for its resource or lending it
-may go on; so may one whose attempt, or what it waits for, has a deadline. A crew that may still grow does so instead,
-and the last worker that is not stuck is not let go.
+Invariant: it is said only when it is certain. A worker that is idle, caring for its resource or lending it may go on;
+so may one that wants a resource, unless those who hold all there may be are stuck; and so may one whose attempt, or
+what it waits for, has a deadline. A crew that may still grow does so instead, and the last worker that is not stuck is
+not let go.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Deadlocks(Generic[R]):
         return all(self._is_stuck(other, waiting) for other in others)
 
     def _is_stuck(self, worker: Worker[R], waiting: set[Any]) -> bool:
-        if worker.attempt is None or _ends_by_itself(worker.attempt):
+        if worker.attempt is None:
+            return worker.task is None and worker.resource is None and not self._crew.may_start()
+        if _ends_by_itself(worker.attempt):
             return False
         task = self._blocked.get(worker)
         if task is None:

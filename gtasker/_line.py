@@ -38,7 +38,7 @@ class _Lane(Generic[E]):
     def __init__(self, priority: int) -> None:
         self.priority = priority
         self.waiting: deque[E] = deque()
-        self.returned: list[tuple[int, E]] = []
+        self.returned: list[tuple[int, float, int, E]] = []
         self.live = 0
         self.in_queue = False
 
@@ -47,20 +47,20 @@ class _Lane(Generic[E]):
         waiting, returned = self.waiting, self.returned
         while waiting and waiting[0].lane is not self:
             waiting.popleft()
-        while returned and returned[0][1].lane is not self:
+        while returned and returned[0][-1].lane is not self:
             heapq.heappop(returned)
         if returned and (not waiting or returned[0][0] < waiting[0].seq):
-            return returned[0][1]
+            return returned[0][-1]
         return waiting[0]
 
     def entries(self) -> Iterator[E]:
-        yield from (entry for _, entry in self.returned if entry.lane is self)
+        yield from (entry for *_, entry in self.returned if entry.lane is self)
         yield from (entry for entry in self.waiting if entry.lane is self)
 
     def forget_withdrawn(self) -> None:
         if len(self.waiting) + len(self.returned) > 2 * self.live:
             self.waiting = deque(entry for entry in self.waiting if entry.lane is self)
-            self.returned = [item for item in self.returned if item[1].lane is self]
+            self.returned = [item for item in self.returned if item[-1].lane is self]
             heapq.heapify(self.returned)
 
 
@@ -85,7 +85,7 @@ class Line(Generic[E]):
             lane = self._lanes[entry.priority] = _Lane(entry.priority)
         entry.lane = lane
         if returned:
-            heapq.heappush(lane.returned, (entry.seq, entry))
+            heapq.heappush(lane.returned, (entry.seq, entry.queued_at, id(entry), entry))
         else:
             lane.waiting.append(entry)
         lane.live += 1
@@ -106,7 +106,7 @@ class Line(Generic[E]):
         entry = lane.waiting[0] if lane.waiting and not lane.returned else lane.head()
         if entry.lane is not lane:
             entry = lane.head()
-        if lane.returned and lane.returned[0][1] is entry:
+        if lane.returned and lane.returned[0][-1] is entry:
             heapq.heappop(lane.returned)
         else:
             lane.waiting.popleft()
@@ -167,19 +167,19 @@ class AgedLine(Line[E]):
     def __init__(self, ageing: float) -> None:
         super().__init__()
         self._ageing = ageing
-        self._heap: PriorityQueue[tuple[float, int, E]] = PriorityQueue()
+        self._heap: PriorityQueue[tuple[float, int, int, E]] = PriorityQueue()
 
     def push(self, entry: E, *, returned: bool = False) -> None:
         """Let `entry` stand in line; who returned has his old key, and so his old place. Never switches."""
         entry.lane = self
-        self._heap.put((entry.queued_at + entry.priority * self._ageing, entry.seq, entry))
+        self._heap.put((*self.rank(entry), id(entry), entry))
         self._live += 1
 
     def peek(self) -> E | None:
         """The entry that goes first, or None. Never switches."""
         heap = self._heap
         while not heap.empty():
-            entry = heap.peek_nowait()[2]
+            entry = heap.peek_nowait()[-1]
             if entry.lane is self:
                 return entry
             heap.get_nowait()
@@ -199,12 +199,12 @@ class AgedLine(Line[E]):
         entry.lane = None
         self._live -= 1
         if len(self._heap) > 2 * self._live:
-            live = [item for item in self._heap.queue if item[2].lane is self]
+            live = [item for item in self._heap.queue if item[-1].lane is self]
             self._heap = PriorityQueue(items=live)
 
     def __iter__(self) -> Iterator[E]:
         """Everyone in line, in no promised order."""
-        return (item[2] for item in tuple(self._heap.queue) if item[2].lane is self)
+        return (item[-1] for item in tuple(self._heap.queue) if item[-1].lane is self)
 
     def oldest(self) -> float | None:
         """When the one who has waited longest was queued; costs a step for each entry."""

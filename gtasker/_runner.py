@@ -145,7 +145,8 @@ class Runner(Generic[R]):
         task = new_task(Task)
         task.fn, task.args, task.context = fn, args, core.desk.make_context()
         task.priority, task.once, task.queued_at = priority, once, now
-        task.state, task.seq, task.attempts = QUEUED, 0, 0
+        # The number of who came last before it: that is its place, should it have to be tried again.
+        task.state, task.seq, task.attempts = QUEUED, core.backlog.last, 0
         task.waiter, task.worker, task.lane, task.extras = caller, None, None, None
         site.meter.arrived += 1
         worker = idle.pop()

@@ -69,6 +69,7 @@ class Stock(Generic[R]):
         self.place: Callable[[Resource[R]], object] = lambda resource: None
         self.on_create_failed: Callable[[BaseException], object] = lambda error: None
         self.on_down: Callable[[BaseException], object] = lambda error: None
+        self.on_starved: Callable[[], object] = lambda: None
         self.on_change: Callable[[], object] = lambda: None
 
     @property
@@ -85,6 +86,18 @@ class Stock(Generic[R]):
     def spares(self) -> int:
         """How many made ones are no worker's: the reserve, and what is above it."""
         return len(self.records) - self.owned
+
+    def may_feed(self) -> bool:
+        """Whether an idle one of the reserve may become a worker's. Never switches.
+
+        It is above the reserve; or no worker has any, and none could be made for so long that tasks would be refused.
+        """
+        if self.spares > self.reserve:
+            return True
+        patience = self._site.config.fail_fast_after
+        if self.owned or self.failing_since is None or patience is None:
+            return False
+        return monotonic() >= self.failing_since + patience
 
     def missing(self) -> int:
         """How many more should be made, those under way included. Never switches."""
@@ -135,13 +148,16 @@ class Stock(Generic[R]):
     def check_down(self) -> None:
         """Give up waiting for the backend, if none is left and it failed for long enough. Never switches."""
         patience = self._site.config.fail_fast_after
-        if patience is None or self.failing_since is None or self.is_down or self.records or self.closed:
+        if patience is None or self.failing_since is None or self.is_down or self.closed:
             return
         at = self.failing_since + patience
         if monotonic() < at:
             # For the case that the prober hangs. Unawaited: who waits, waits for the prober too.
             if self._verdict is None or self._verdict.call is None:
                 self._verdict = self._site.housekeeping.at(at, self.check_down)
+            return
+        if self.records:
+            self.on_starved()
             return
         self.is_down = True
         assert self.last_error is not None
