@@ -23,7 +23,7 @@ from gtasker._line import AgedLine, Line
 from gtasker._loan import Loan, LoanState, Resource
 from gtasker._site import Site
 from gtasker._stock import Stock
-from gtasker._task import QUEUED, RETRYING, Extras, Task
+from gtasker._task import QUEUED, RETRYING, Task
 
 R = TypeVar("R")
 
@@ -82,13 +82,13 @@ class Backlog(Generic[R]):
     def push(self, task: Task[Any], *, returned: bool = False) -> None:
         """Let `task` wait for a worker, or give it to one who is idle. Never switches."""
         task.state = QUEUED
-        if not task.seq:
-            task.seq = self.number()
+        if not returned:
+            task.seq = self.last = self.last + 1
         self.tasks.push(task, returned=returned)
         self.waiting += 1
-        if not task.attempts:
+        if self.is_bounded and not task.attempts:
             self.fresh += 1
-        if self.idle or (self.lent and self.spare):
+        if (self.idle and self._turn.left > 0) or (self.lent and self.spare):
             self.dispatch()
         elif self.wanting:
             self._stock.supply()
@@ -192,6 +192,13 @@ class Backlog(Generic[R]):
         if not self.waiting or self._turn.left <= 0:
             self.idle.append(worker)
             return False
+        if not self.loans.live and not self.paused:
+            worker.task = first = self.tasks.pop()
+            self.waiting -= 1
+            if self.is_bounded and not first.attempts:
+                self.fresh -= 1
+                self.on_room()
+            return True
         task, loan = self.tasks.peek(), self.loans.peek()
         if loan is not None and (task is None or self.paused or self.loans.rank(loan) < self.tasks.rank(task)):
             self._grant(self.loans.pop(), worker.resource)
@@ -199,8 +206,8 @@ class Backlog(Generic[R]):
         if self.paused:
             self.idle.append(worker)
             return False
-        task = worker.task = self.tasks.pop()
-        self._left(task)
+        worker.task = self.tasks.pop()
+        self._left(worker.task)
         return True
 
     def place(self, resource: Resource[R], *, is_new: bool = False) -> None:
@@ -270,7 +277,7 @@ class Backlog(Generic[R]):
 
     def _grant(self, loan: Loan[R], resource: Resource[R]) -> None:
         self.waiting -= 1
-        self._turn.left -= 1
+        self._turn.spend()
         loan.state = LoanState.GRANTED
         loan.resource = resource
         resource.holder = loan.holder
@@ -281,18 +288,10 @@ class Backlog(Generic[R]):
 
     def _left(self, task: Task[Any]) -> None:
         self.waiting -= 1
-        if not task.attempts:
+        if self.is_bounded and not task.attempts:
             self.fresh -= 1
-            if self.is_bounded:
-                self.on_room()
+            self.on_room()
 
     def _return(self, task: Task[Any]) -> None:
         del self.delayed[task]
         self.push(task, returned=True)
-
-
-def extras_of(task: Task[Any]) -> Extras:
-    """The side object of `task`, made if it had none."""
-    if task.extras is None:
-        task.extras = Extras()
-    return task.extras

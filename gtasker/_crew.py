@@ -43,6 +43,7 @@ class Crew(Generic[R]):
         self._judge = judge
         self._outcomes = out
         self._next_decision: Entry | None = None
+        self._decided_at = -inf
         self.base = config.worker_count
         self.maximum: int = config.max_worker_count
         self.workers: set[Worker[R]] = set()
@@ -102,7 +103,7 @@ class Crew(Generic[R]):
 
     def alert(self) -> None:
         """The backlog crossed the threshold: decide at once, unless one has just decided. Never switches."""
-        if self._next_decision is None:
+        if monotonic() >= self._decided_at + self._site.config.burst_interval:
             self._decide()
 
     def resize(self, base: int, maximum: int) -> None:
@@ -190,7 +191,10 @@ class Crew(Generic[R]):
             self._next_decision = self._site.housekeeping.after(delay, self._decide)
 
     def _decide(self) -> None:
-        self._next_decision = None
+        if self._next_decision is not None:
+            self._next_decision.cancel()
+            self._next_decision = None
+        self._decided_at = monotonic()
         if self.closed or self.scaling is None or self._backlog.paused:
             return
         site, load = self._site, self.load()

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from gtasker._backlog import Backlog, extras_of
+from gtasker._backlog import Backlog
 from gtasker._outcomes import Outcomes
-from gtasker._task import CANCELLED, DONE, QUEUED, Extras, Owner, Task, TaskState, name_of
+from gtasker._task import CANCELLED, DONE, QUEUED, Owner, Task, TaskState, extras_of, name_of
 from gtasker.errors import TaskCancelledError
 
 R = TypeVar("R")
@@ -68,7 +68,7 @@ class Joining(Owner, Generic[R]):
         if task is None:
             task = self._shared[key] = make()
             extras_of(task).key = key
-            extras_of(task).owner = self._outcomes
+            task.owner = self._outcomes
         if priority < task.priority:
             self._raise(task, priority)
         handle: Joined[Any] = Joined.__new__(Joined)
@@ -77,8 +77,8 @@ class Joining(Owner, Generic[R]):
         handle.fn = task.fn
         handle.args = ()
         handle.waiter = handle.worker = handle.lane = None
-        handle.extras = Extras()
-        handle.extras.owner = self
+        handle.extras = None
+        handle.owner = self
         extras_of(task).handles.append(handle)
         return handle, is_new
 

@@ -57,11 +57,16 @@ class Lease(Loan[R]):
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
     ) -> Literal[False]:
         """Give it back. Never switches. Raises WrongThreadError."""
-        self._lending.check_thread()
-        resource, self.resource = self.resource, None
-        if resource is not None:
-            self._lending.give_back(resource, error, discarded=self._discarded)
-        self._discarded = False
+        lending, resource = self._lending, self.resource
+        lending.check_thread()
+        self.resource = None
+        if resource is None:  # it was found leaked, and taken back
+            pass
+        elif error is None and not self._discarded:
+            lending.give_back(resource, monotonic())
+        else:
+            lending.take_back(resource, error, discarded=self._discarded)
+            self._discarded = False
         return False
 
     def discard(self) -> None:
@@ -81,8 +86,10 @@ class Lending(Generic[R]):
         self._stock = stock
         self._backlog = backlog
         self._judge = judge
-        # Whether a use can begin and end with no more than bookkeeping.
+        self.meter = site.meter
+        # Whether a use can begin with no more than bookkeeping, and end so, if nobody waits.
         self._is_plain = not site.listening and site.config.leak_warning is None
+        self._is_simple = self._is_plain and judge.is_plain
         # Wired by the core:
         self.on_back: Any = None  # while the runner is closing
 
@@ -91,9 +98,9 @@ class Lending(Generic[R]):
     def take_idle(self, call: Any) -> Resource[R] | None:
         """An idle resource of the reserve, if there is one that is fit, and nobody waits for it. Never switches."""
         backlog, turn = self._backlog, self._turn
-        if self._site.home != get_ident() or not self._is_plain or not backlog.spare:
+        if not backlog.spare or not self._is_plain or self._site.home != get_ident():
             return None
-        if backlog.loans or turn.woken or turn.left <= 0:  # it would overtake somebody, or keep the loop too long
+        if backlog.waiting or turn.woken or turn.left <= 0:  # it would overtake somebody, or keep the loop too long
             return None
         resource = backlog.spare[-1]
         now = monotonic()
@@ -104,6 +111,8 @@ class Lending(Generic[R]):
             return None
         backlog.spare.pop()
         turn.left -= 1
+        if turn.left <= 0:  # nothing is handed over any more until somebody has seen to that
+            turn.checkpoint(now)
         resource.holder = holder
         resource.call = call
         resource.taken_at = now
@@ -231,48 +240,65 @@ class Lending(Generic[R]):
     # -- using --------------------------------------------------------------------------------------------------
 
     def run(self, fn: Any, args: tuple[Any, ...], timeout: float | None) -> Any:
-        """Call `fn(resource, *args)` in this greenlet. Switches when no resource is idle, and as `fn` does."""
+        """Call `fn(resource, *args)` in this greenlet, when no resource was idle. Switches."""
         if not callable(fn):
             raise TypeError(f"a task must be callable, not {fn!r}")
-        resource = self.take_idle(fn)
         began = monotonic()
-        if resource is None:
-            resource = self.take(Loan(Priority.HIGH), timeout, fn)
-        started = resource.taken_at
-        meter = self._site.meter
-        meter.arrived += 1
+        resource = self.take(Loan(Priority.HIGH), timeout, fn)
+        self.meter.arrived += 1
+        self._site.collect("record_arrival")
+        self.meter.waits.append(max(0.0, resource.taken_at - began))
         try:
-            value = fn(resource.value, *args) if args else fn(resource.value)
+            value = fn(resource.value, *args)
         except BaseException as error:
-            meter.failed_timed += 1
-            self._count(began, started, failed=True)
-            self.give_back(resource, error)
+            self.failed(resource, error, began)
             raise
-        self._count(began, started)
-        self.give_back(resource, None)
+        now = monotonic()
+        self.meter.runs.append(now - resource.taken_at)
+        self._site.collect("record_completion", TaskTimes(began, resource.taken_at, now))
+        self.give_back(resource, now)
         return value
 
-    def _count(self, began: float, started: float, *, failed: bool = False) -> None:
-        meter = self._site.meter
+    def failed(self, resource: Resource[R], error: BaseException, began: float = 0.0) -> None:
+        """Count that what `run_task` called raised, and take the resource back. Never switches."""
         now = monotonic()
-        meter.waits.append(max(0.0, started - began))
-        meter.runs.append(now - started)
-        if len(meter.runs) >= FOLD_AT:
-            meter.fold()
-        if self._site.collector is not None:
-            self._site.collect("record_arrival")
-            self._site.collect("record_failure" if failed else "record_completion", TaskTimes(began, started, now))
+        self.meter.runs.append(now - resource.taken_at)
+        self.meter.failed_timed += 1
+        self._site.collect("record_failure", TaskTimes(began or resource.taken_at, resource.taken_at, now))
+        self.take_back(resource, error)
 
     # -- giving back --------------------------------------------------------------------------------------------
 
-    def give_back(self, resource: Resource[R], error: BaseException | None, *, discarded: bool = False) -> None:
+    def give_back(self, resource: Resource[R], now: float) -> None:
+        """Take it back after a use that ended well at `now`. Never switches."""
+        turn, backlog = self._turn, self._backlog
+        if (
+            resource.worker is not None
+            or not self._is_simple
+            or resource.struck
+            or backlog.waiting
+            or backlog.wanting
+            or now >= resource.good_until
+            or now > turn.until
+        ):
+            self.take_back(resource, None)
+            return
+        resource.holder = resource.call = None
+        resource.idle_since = now
+        backlog.spare.append(resource)
+
+    def take_back(self, resource: Resource[R], error: BaseException | None, *, discarded: bool = False) -> None:
         """Take it back after a use that ended so. Never switches; what may switch is done by an errand."""
         if self._site.forked:  # a child, and the resource its parent's
             return
         now = resource.idle_since = monotonic()
-        turn = self._turn
+        turn, meter = self._turn, self.meter
         if turn.left <= 0 or now > turn.until:
             turn.checkpoint(now)
+            if now >= meter.next_mark:
+                meter.mark(now)
+            if len(meter.runs) >= FOLD_AT:
+                meter.fold()
         struck = resource.struck
         resource.holder = resource.call = resource.stack = None
         resource.struck = resource.warned = False

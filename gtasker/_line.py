@@ -1,6 +1,6 @@
 """A line of waiting entries: by priority, then by arrival, wherever in it an entry comes back or leaves.
 
-Invariant: an entry whose `lane` is set is in exactly that lane; `len(line)` counts these, and nobody else.
+Invariant: an entry whose `lane` is set is in exactly that lane; `live` counts these, and nobody else.
 
 Strict lines keep one first-come lane for each priority, and a `PriorityQueue` of the lanes that are not empty: a pop
 costs the same with ten waiting or a million. An aged line keeps the entries themselves in a `PriorityQueue`, by
@@ -67,16 +67,16 @@ class _Lane(Generic[E]):
 class Line(Generic[E]):
     """Strict: a higher priority (a lower number) always goes first; within one, first come first served."""
 
-    __slots__ = ("_best", "_lanes", "_live", "_queue")
+    __slots__ = ("_best", "_lanes", "_queue", "live")
 
     def __init__(self) -> None:
         self._lanes: dict[int, _Lane[E]] = {}
         self._queue: PriorityQueue[tuple[int, _Lane[E]]] = PriorityQueue()
         self._best: _Lane[E] | None = None  # the first of _queue; it has a live entry when the line has
-        self._live = 0
+        self.live = 0
 
     def __len__(self) -> int:
-        return self._live
+        return self.live
 
     def push(self, entry: E, *, returned: bool = False) -> None:
         """Let `entry` stand in line, at the place of its `seq` if it `returned`. Never switches."""
@@ -89,7 +89,7 @@ class Line(Generic[E]):
         else:
             lane.waiting.append(entry)
         lane.live += 1
-        self._live += 1
+        self.live += 1
         if not lane.in_queue:
             lane.in_queue = True
             self._queue.put((lane.priority, lane))
@@ -97,37 +97,45 @@ class Line(Generic[E]):
 
     def peek(self) -> E | None:
         """The entry that goes first, or None. Never switches."""
-        return self._best.head() if self._live and self._best is not None else None
+        return self._best.head() if self.live and self._best is not None else None
 
     def pop(self) -> E:
         """Take the first entry out; there is one. Never switches."""
         lane = self._best
         assert lane is not None
-        entry = lane.waiting[0] if lane.waiting and not lane.returned else lane.head()
-        if entry.lane is not lane:
+        if lane.returned:
             entry = lane.head()
-        if lane.returned and lane.returned[0][-1] is entry:
-            heapq.heappop(lane.returned)
+            if lane.returned and lane.returned[0][-1] is entry:
+                heapq.heappop(lane.returned)
+            else:
+                lane.waiting.popleft()
         else:
-            lane.waiting.popleft()
-        self._left(entry, lane)
+            entry = lane.waiting.popleft()
+            while entry.lane is not lane:  # it was withdrawn
+                entry = lane.waiting.popleft()
+        entry.lane = None
+        lane.live -= 1
+        self.live -= 1
+        if not lane.live:
+            self._emptied(lane)
         return entry
 
     def withdraw(self, entry: E) -> None:
         """Take `entry`, which stands in this line, out of it wherever it is. Never switches."""
         lane: _Lane[E] = entry.lane
-        self._left(entry, lane)
-        lane.forget_withdrawn()
-
-    def _left(self, entry: E, lane: _Lane[E]) -> None:
         entry.lane = None
         lane.live -= 1
-        self._live -= 1
-        if not lane.live:
-            lane.waiting.clear()
-            lane.returned.clear()
-            if lane is self._best:
-                self._find_best()
+        self.live -= 1
+        if lane.live:
+            lane.forget_withdrawn()
+        else:
+            self._emptied(lane)
+
+    def _emptied(self, lane: _Lane[E]) -> None:
+        lane.waiting.clear()
+        lane.returned.clear()
+        if lane is self._best:
+            self._find_best()
 
     def _find_best(self) -> None:
         queue = self._queue
@@ -173,7 +181,7 @@ class AgedLine(Line[E]):
         """Let `entry` stand in line; who returned has his old key, and so his old place. Never switches."""
         entry.lane = self
         self._heap.put((*self.rank(entry), id(entry), entry))
-        self._live += 1
+        self.live += 1
 
     def peek(self) -> E | None:
         """The entry that goes first, or None. Never switches."""
@@ -191,14 +199,14 @@ class AgedLine(Line[E]):
         assert entry is not None
         self._heap.get_nowait()
         entry.lane = None
-        self._live -= 1
+        self.live -= 1
         return entry
 
     def withdraw(self, entry: E) -> None:
         """Take `entry`, which stands in this line, out of it wherever it is. Never switches."""
         entry.lane = None
-        self._live -= 1
-        if len(self._heap) > 2 * self._live:
+        self.live -= 1
+        if len(self._heap) > 2 * self.live:
             live = [item for item in self._heap.queue if item[-1].lane is self]
             self._heap = PriorityQueue(items=live)
 

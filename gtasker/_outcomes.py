@@ -15,12 +15,12 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from greenlet import getcurrent
 
-from gtasker._backlog import Backlog, extras_of
+from gtasker._backlog import Backlog
 from gtasker._calls import Calls, Interrupt
 from gtasker._events import TaskCancelled, TaskRetried, TaskTimedOut
 from gtasker._metrics import TaskTimes
 from gtasker._site import Site, get_ident
-from gtasker._task import CANCELLED, DONE, FAILED, RUNNING, Owner, Task, Unheard, name_of
+from gtasker._task import CANCELLED, DONE, FAILED, RUNNING, Owner, Task, Unheard, extras_of, name_of
 from gtasker.errors import (
     MaxRetriesExceededError,
     TaskCancelledError,
@@ -230,13 +230,13 @@ class Outcomes(Owner, Generic[R]):
 
     def _answer(self, task: Task[Any]) -> None:
         extras = task.extras
-        name = name_of(task.fn) if task.state is FAILED else ""
+        has_listener = task.waiter is not None or (extras is not None and bool(extras.callbacks))
+        if task.state is FAILED and task.owner is not None and not has_listener:
+            extras = extras_of(task)
+            extras.unheard = self._unheard(name_of(task.fn), task._error)
         task.let_go()
-        if extras is not None:
-            if extras.key is not None:
-                self.on_settled(task)
-            if task.state is FAILED and not extras.callbacks and extras.owner is not None and task.waiter is None:
-                extras.unheard = self._unheard(name, task._error)
+        if extras is not None and extras.key is not None:
+            self.on_settled(task)
         if task.waiter is not None or extras is not None:
             self._site.turn.soon(task)
         if self.on_answer is not None:

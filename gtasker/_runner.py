@@ -24,6 +24,7 @@ from gtasker._site import get_ident
 from gtasker._snapshots import BackendInfo, Bounds, LeaseInfo, ResourceInfo, RunnerStats, ShutdownReport
 from gtasker._submitting import new_task
 from gtasker._task import DONE, QUEUED, Priority, Task
+from gtasker._worker import Worker
 from gtasker.errors import StartError
 
 if TYPE_CHECKING:
@@ -132,34 +133,49 @@ class Runner(Generic[R]):
         core = self._core
         if core is None or timeout is not None or key is not None or not callable(fn):
             return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
-        # With an idle worker, and nobody in line, or woken and not yet run, who would be overtaken: hand over by a
-        # switch straight to it, and be switched back to.
-        idle, site = core.backlog.idle, core.site
-        caller = getcurrent()
-        if site.home != get_ident() or not idle or site.turn.left <= 0 or site.turn.woken or caller is site.hub:
+        site, backlog, desk = core.site, core.backlog, core.desk
+        caller, turn = getcurrent(), site.turn
+        if site.home != get_ident() or caller is site.hub or not desk.is_plain or core.stock.is_down:
             return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
-        resource = idle[-1].resource
+        if type(caller) is Worker:  # it may wait for what only it could run
+            return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
         now = monotonic()
-        if now >= resource.good_until or now - resource.idle_since >= core.judge.patience:
-            return cast("T", core.desk.queue(fn, args, priority, once, timeout, key))
         task = new_task(Task)
-        task.fn, task.args, task.context = fn, args, core.desk.make_context()
-        task.priority, task.once, task.queued_at = priority, once, now
-        # The number of who came last before it: that is its place, should it have to be tried again.
-        task.state, task.seq, task.attempts = QUEUED, core.backlog.last, 0
-        task.waiter, task.worker, task.lane, task.extras = caller, None, None, None
+        task.fn = fn
+        task.args = args
+        task.context = desk.make_context()
+        task.priority = priority
+        task.once = once
+        task.queued_at = now
+        task.seq = backlog.last  # who came last before it: that is its place, should it have to be tried again
+        task.state = QUEUED
+        task.attempts = 0
+        task.waiter = caller
+        task.worker = task.lane = task.extras = task.owner = None
         site.meter.arrived += 1
-        worker = idle.pop()
-        worker.task = task
         try:
-            worker.switch()
+            if backlog.idle and not turn.woken and turn.left > 0 and not backlog.waiting:
+                # Nobody is in line, or woken and not yet run, who would be overtaken: hand over by a switch straight
+                # to an idle worker, and be switched back to.
+                resource = backlog.idle[-1].resource
+                if now < resource.good_until and now - resource.idle_since < core.judge.patience:
+                    worker = backlog.idle.pop()
+                    worker.task = task
+                    worker.switch()
+                    if task.state is DONE:
+                        task.waiter = None
+                        return task._value  # type: ignore[no-any-return]
+                else:
+                    backlog.push(task)
+            else:
+                backlog.push(task)
             while task.state < DONE:
                 site.hub.switch()
         except BaseException:
             core.outcomes.leave(task)
             raise
         task.waiter = None
-        return cast("T", task._value if task.state is DONE else task.outcome())
+        return task._value if task.state is DONE else task.outcome()  # type: ignore[no-any-return]
 
     def queue_task_with_priority(self, fn: Callable[[R, Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
         """`queue_task` with `priority=Priority.HIGH`. Switches."""
@@ -228,7 +244,22 @@ class Runner(Generic[R]):
         """
         core = self._core
         lending = core.lending if core is not None else self._here().lending
-        return cast("T", lending.run(fn, args, timeout))
+        if not callable(fn):
+            raise TypeError(f"a task must be callable, not {fn!r}")
+        resource = lending.take_idle(fn)
+        if resource is None:
+            return cast("T", lending.run(fn, args, timeout))
+        meter = lending.meter
+        meter.arrived += 1
+        try:
+            value = fn(resource.value, *args)
+        except BaseException as error:
+            lending.failed(resource, error)
+            raise
+        now = monotonic()
+        meter.runs.append(now - resource.taken_at)
+        lending.give_back(resource, now)
+        return value
 
     def lease(self, timeout: float | None = None, priority: int = Priority.NORMAL) -> Lease[R]:
         """`with runner.lease() as resource:` for code that is no callable. Entering switches if none is idle.

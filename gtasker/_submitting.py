@@ -14,14 +14,14 @@ from typing import Any, Generic, TypeVar
 from greenlet import getcurrent
 
 from gtasker._admission import Admission
-from gtasker._backlog import Backlog, extras_of
+from gtasker._backlog import Backlog
 from gtasker._door import Door
 from gtasker._joining import Joined, Joining
 from gtasker._lending import Lending
 from gtasker._outcomes import Outcomes
 from gtasker._site import Site
 from gtasker._stock import Stock
-from gtasker._task import DONE, QUEUED, Task
+from gtasker._task import DONE, QUEUED, Task, extras_of
 
 R = TypeVar("R")
 
@@ -50,6 +50,8 @@ class Submitting(Generic[R]):
         self._outcomes = outcomes
         self._joining = joining
         self._lending = lending
+        # Whether a task may be pushed with no more ado: the backlog has no bound, and the backend is not down.
+        self.is_plain = site.config.max_queued is None
         # Without propagation an attempt still has a context of its own: what it sets is gone with it.
         self.make_context: Callable[[], Context] = copy_context if site.config.propagate_context else Context
 
@@ -76,7 +78,7 @@ class Submitting(Generic[R]):
         """Wait for a task of the current greenlet's own; if it is thrown out, the task is withdrawn. Switches."""
         outcomes = self._outcomes
         if task.state < DONE:
-            owner = task.extras.owner if task.extras is not None and task.extras.owner is not None else outcomes
+            owner = task.owner or outcomes
             try:
                 owner.begin_wait(task, forever=True)
                 task.waiter = getcurrent()
@@ -104,7 +106,7 @@ class Submitting(Generic[R]):
         task.queued_at = monotonic()
         task.state = QUEUED
         task.seq = task.attempts = 0
-        task.waiter = task.worker = task.lane = task.extras = None
+        task.waiter = task.worker = task.lane = task.extras = task.owner = None
         return task
 
     def _accept(
@@ -127,10 +129,9 @@ class Submitting(Generic[R]):
             return self._accept_shared(fn, args, priority, once, timeout, key, callback)
         task = self.make(fn, args, priority, once)
         if has_handle:
-            extras = extras_of(task)
-            extras.owner = self._outcomes
+            task.owner = self._outcomes
             if callback is not None:
-                extras.callbacks.append(callback)
+                extras_of(task).callbacks.append(callback)
         self._take_in(task, timeout)
         return task
 
@@ -146,8 +147,7 @@ class Submitting(Generic[R]):
     ) -> Task[Any]:
         handle, is_new = self._joining.join(key, priority, lambda: self.make(fn, args, priority, once))
         if callback is not None:
-            assert handle.extras is not None
-            handle.extras.callbacks.append(callback)
+            extras_of(handle).callbacks.append(callback)
         if is_new:
             try:
                 self._take_in(handle.shared, timeout)

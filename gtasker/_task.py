@@ -67,7 +67,6 @@ class Extras:
         "key",
         "limit",
         "links",
-        "owner",
         "returned_at",
         "unheard",
         "waiters",
@@ -81,7 +80,6 @@ class Extras:
         self.limit: Entry | None = None  # of its present attempt
         self.key: Any = None
         self.handles: list[Any] = []  # of a shared task
-        self.owner: Owner | None = None
         self.returned_at = 0.0  # when it came back into the line to be tried again
         self.unheard: Unheard | None = None
 
@@ -130,6 +128,13 @@ class Unheard:
                 self._report()
 
 
+def extras_of(task: Task[Any]) -> Extras:
+    """The side object of `task`, made if it had none."""
+    if task.extras is None:
+        task.extras = Extras()
+    return task.extras
+
+
 class Task(Generic[T]):
     """The handle of a submitted task. Not to be made by users; `Runner.submit` returns it."""
 
@@ -145,6 +150,7 @@ class Task(Generic[T]):
         "fn",
         "lane",
         "once",
+        "owner",
         "priority",
         "queued_at",
         "seq",
@@ -161,6 +167,7 @@ class Task(Generic[T]):
     queued_at: float
     lane: Any  # where in the backlog it stands, or None
     once: bool
+    owner: Owner | None  # who answers for a handle; None if nobody has one
     attempts: int  #: how often it was begun
     state: TaskState  #: where it is
     waiter: Any
@@ -233,16 +240,14 @@ class Task(Generic[T]):
         What `fn` raises is logged and counted.
         """
         self._heard()
-        extras = self.extras
-        assert extras is not None
+        extras = extras_of(self)
         extras.callbacks.append(fn)
         if self.state >= DONE:
             self._owner().soon(self)
 
     def rawlink(self, callback: Callable[[Task[T]], object]) -> None:
         """Have `callback(task)` called in the hub once it answered (for `gevent.wait`, `iwait`). Never switches."""
-        extras = self.extras
-        assert extras is not None
+        extras = extras_of(self)
         extras.links.append(callback)
         if self.state >= DONE:
             self._owner().soon(self)
@@ -324,26 +329,23 @@ class Task(Generic[T]):
         owner.begin_wait(self, forever=forever)
         current = getcurrent()
         hub = get_hub()
-        extras = self.extras
         if self.waiter is None:
             self.waiter = current
         else:
-            assert extras is not None
-            extras.waiters.append(current)
+            extras_of(self).waiters.append(current)
         try:
             while self.state < DONE:
                 hub.switch()
         finally:
             if self.waiter is current:
                 self.waiter = None
-            elif extras is not None and current in extras.waiters:
-                extras.waiters.remove(current)
+            elif self.extras is not None and current in self.extras.waiters:
+                self.extras.waiters.remove(current)
             owner.end_wait()
 
     def _owner(self) -> Owner:
-        assert self.extras is not None
-        assert self.extras.owner is not None
-        return self.extras.owner
+        assert self.owner is not None
+        return self.owner
 
     def _heard(self) -> None:
         extras = self.extras

@@ -1,6 +1,7 @@
 """A turn of the event loop: how long tasks may keep it, and who is woken in it. One for each hub, for all runners.
 
 Invariant: between two polls for I/O at most `ATTEMPTS` attempts begin, and none begins after `SPAN` seconds of them.
+While `left` is 0 the timer is armed that begins the next turn: who counts down to 0 calls `checkpoint` in that step.
 
 Callbacks (`run_callback`, `sleep(0)`) do not let libev poll: it polls only between batches of them. So a spent turn
 waits for a zero *timer*, which fires after a poll, and everything that wants to hand work over waits for that one.
@@ -42,14 +43,15 @@ class Turn:
     """The budget of one hub. `left` is what remains; at 0 nothing is handed over until the loop has polled."""
 
     __slots__ = (
+        "_began_at",
         "_dispatchers",
         "_halves",
         "_hub",
         "_loop",
         "_polls",
-        "_scheduled",
         "_timer",
         "left",
+        "scheduled",
         "until",
         "woken",
     )
@@ -59,12 +61,19 @@ class Turn:
         self._loop = hub.loop
         self._polls = -1
         self._halves = 0
+        self._began_at = 0.0  # of the present half
         self._timer = hub.loop.timer(0.0)
         self.woken: deque[Wakeable] = deque()  # who was answered or served, and has not run since
-        self._scheduled = False
+        self.scheduled = False
         self._dispatchers: list[Dispatcher] = []
         self.left = _HALF_ATTEMPTS
         self.until = 0.0
+
+    def spend(self) -> None:
+        """Count one hand-over. Never switches."""
+        self.left -= 1
+        if self.left <= 0:
+            self.checkpoint(monotonic())
 
     def checkpoint(self, now: float) -> None:
         """Begin the next half, or spend the turn. To be called when `left` is 0 or `until` is past. Never switches."""
@@ -76,7 +85,9 @@ class Turn:
             self._halves += 1
         if self._halves < 2:
             self.left = _HALF_ATTEMPTS
-            self.until = now + _HALF_SPAN
+            # Both halves together last for `SPAN`; a half that lasted for longer held idle time, or one long attempt.
+            self.until = self._began_at + SPAN if now - self._began_at <= SPAN else now + _HALF_SPAN
+            self._began_at = now
         else:
             self.left = 0
             if not self._timer.active:
@@ -85,9 +96,13 @@ class Turn:
     def soon(self, wakeable: Wakeable) -> None:
         """Have `wakeable.wake()` called in the hub, after those asked for before. Never switches."""
         self.woken.append(wakeable)
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.run_callback(self._wake)
+        if not self.scheduled:
+            self.schedule()
+
+    def schedule(self) -> None:
+        """Have those in `woken` woken. Never switches."""
+        self.scheduled = True
+        self._loop.run_callback(self._wake)
 
     def join(self, dispatcher: Dispatcher) -> None:
         """Have `dispatcher.dispatch()` called whenever a new turn begins."""
@@ -111,7 +126,8 @@ class Turn:
         self._polls = self._loop.iteration
         self._halves = 0
         self.left = _HALF_ATTEMPTS
-        self.until = monotonic() + _HALF_SPAN
+        self._began_at = monotonic()
+        self.until = self._began_at + _HALF_SPAN
         if self._dispatchers:  # the first of this turn is the last of the next: all runners have their share
             self._dispatchers.append(self._dispatchers.pop(0))
         for dispatcher in tuple(self._dispatchers):
@@ -133,9 +149,9 @@ class Turn:
         except BaseException as error:
             self._hub.handle_error(self, type(error), error, error.__traceback__)
         finally:
-            self._scheduled = bool(woken)
+            self.scheduled = False
             if woken:
-                self._loop.run_callback(self._wake)
+                self.schedule()
 
 
 # A hub is in here while a runner is at work in it.

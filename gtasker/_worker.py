@@ -78,7 +78,7 @@ class Worker(_Greenlet, Generic[R]):
     def _run(self) -> None:
         # One function: a call for each step would cost as much as all the rest of a task.
         backlog, outcomes, turn, meter = self._backlog, self._outcomes, self._site.turn, self._site.meter
-        idle, waits, runs = backlog.idle, meter.waits.append, meter.runs.append
+        idle, woken, waits, runs = backlog.idle, turn.woken, meter.waits.append, meter.runs.append
         begin = outcomes.begin if outcomes.is_watched else None
         while True:
             task = self.task
@@ -87,8 +87,10 @@ class Worker(_Greenlet, Generic[R]):
                     return
                 continue
             resource: Any = self.resource
-            self.task, self.attempt = None, task
-            task.state, task.worker = RUNNING, self
+            self.task = None
+            self.attempt = task
+            task.state = RUNNING
+            task.worker = self
             task.attempts += 1
             started = self.started_at = monotonic()
             if begin is not None:
@@ -108,10 +110,10 @@ class Worker(_Greenlet, Generic[R]):
                 turn.checkpoint(finished)
                 if finished >= meter.next_mark:
                     meter.mark(finished)
+                if len(meter.runs) >= FOLD_AT:
+                    meter.fold()
             if (
-                task.waiter is None
-                or backlog.waiting
-                or not outcomes.is_direct
+                not outcomes.is_direct
                 or finished >= resource.good_until
                 or task.state is not RUNNING
                 or task.extras is not None
@@ -123,8 +125,18 @@ class Worker(_Greenlet, Generic[R]):
             task.state = DONE
             waits(started - task.queued_at)
             runs(finished - started)
-            idle.append(self)
             waiter = task.waiter
+            if waiter is None or backlog.waiting:
+                if waiter is None:
+                    task.let_go()  # its handle may be kept for long
+                else:
+                    woken.append(task)
+                    if not turn.scheduled:
+                        turn.schedule()
+                backlog.free(self)
+                task = value = args = run = resource = waiter = None  # type: ignore[assignment]
+                continue
+            idle.append(self)
             task = value = args = run = resource = None  # type: ignore[assignment]
             try:
                 waiter.switch()
@@ -148,8 +160,6 @@ class Worker(_Greenlet, Generic[R]):
             return True
         if self.dismissed or self._site.forked:
             return False
-        if len(self._site.meter.runs) >= FOLD_AT:
-            self._site.meter.fold()
         try:
             self._site.hub.switch()
         except BaseException:  # it is idle, and not to be lost
@@ -169,8 +179,6 @@ class Worker(_Greenlet, Generic[R]):
             meter = self._site.meter
             meter.waits.append(self.started_at - waiting_since(task))
             meter.runs.append(finished - self.started_at)
-            if len(meter.runs) >= FOLD_AT:
-                meter.fold()
             self._outcomes.complete(task, self.started_at, finished)
         if self._judge.is_plain and finished < resource.good_until:
             self._done(resource, None)
@@ -221,3 +229,5 @@ class Worker(_Greenlet, Generic[R]):
             self._backlog.replace(resource, reason)
         else:
             self._backlog.free(self)
+        if self._outcomes.on_answer is not None:  # the runner is closing, and waits for this worker too
+            self._outcomes.on_answer()
