@@ -1,9 +1,11 @@
 """gtasker: run thousands of I/O tasks over a bounded, self-healing set of resources, on gevent."""
 
+# fmt: off
 from __future__ import annotations
 
 from gtasker._config import Config
 from gtasker._events import RunnerEvent
+from gtasker._extras import Priority, TaskState
 from gtasker._histogram import Buckets
 from gtasker._lending import Lease
 from gtasker._lifecycle import State
@@ -20,7 +22,7 @@ from gtasker._snapshots import (
     RunnerStats,
     ShutdownReport,
 )
-from gtasker._task import Priority, Task, TaskState
+from gtasker._task import Task
 from gtasker.errors import (
     AcquireTimeoutError,
     ConfigError,
@@ -44,45 +46,10 @@ from gtasker.errors import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "AcquireTimeoutError",
-    "BackendInfo",
-    "Bounds",
-    "Buckets",
-    "Collector",
-    "Config",
-    "ConfigError",
-    "GTaskerError",
-    "Histograms",
-    "Lease",
-    "LeaseInfo",
-    "LeaseKind",
-    "Load",
-    "MaxRetriesExceededError",
-    "Priority",
-    "QueueFullError",
-    "ResourceError",
-    "ResourceInfo",
-    "ResourceState",
-    "ResourceUnavailableError",
-    "Runner",
-    "RunnerEvent",
-    "RunnerKilledError",
-    "RunnerStats",
-    "RunnerStoppedError",
-    "ShutdownReport",
-    "StartError",
-    "State",
-    "Task",
-    "TaskCancelledError",
-    "TaskError",
-    "TaskMetrics",
-    "TaskState",
-    "TaskTimeoutError",
-    "TaskTimes",
-    "TooManyWaitersError",
-    "WouldBlockHubError",
-    "WouldDeadlockError",
-    "WrongThreadError",
-    "__version__",
-    "runners",
+    "AcquireTimeoutError", "BackendInfo", "Bounds", "Buckets", "Collector", "Config", "ConfigError", "GTaskerError",
+    "Histograms", "Lease", "LeaseInfo", "LeaseKind", "Load", "MaxRetriesExceededError", "Priority", "QueueFullError",
+    "ResourceError", "ResourceInfo", "ResourceState", "ResourceUnavailableError", "Runner", "RunnerEvent",
+    "RunnerKilledError", "RunnerStats", "RunnerStoppedError", "ShutdownReport", "StartError", "State", "Task",
+    "TaskCancelledError", "TaskError", "TaskMetrics", "TaskState", "TaskTimeoutError", "TaskTimes",
+    "TooManyWaitersError", "WouldBlockHubError", "WouldDeadlockError", "WrongThreadError", "__version__", "runners",
 ]

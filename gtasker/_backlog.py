@@ -18,12 +18,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from gtasker._alarm import Entry
 from gtasker._events import DestroyReason
+from gtasker._extras import QUEUED, RETRYING
 from gtasker._judging import Judge, Verdict
 from gtasker._line import AgedLine, Line
 from gtasker._loan import Loan, LoanState, Resource
 from gtasker._site import Site
 from gtasker._stock import Stock
-from gtasker._task import QUEUED, RETRYING, Task
+from gtasker._task import Task
 
 R = TypeVar("R")
 
@@ -71,8 +72,6 @@ class Backlog(Generic[R]):
         self.on_room: Callable[[], object] = lambda: None  # a fresh task left the line
         self.dismiss: Callable[[Any], bool] = lambda worker: False  # let this worker go, if it is one too many
         self.inspect: Callable[[Resource[R]], object] = lambda resource: None  # have it checked, by an errand
-
-    # -- who comes ----------------------------------------------------------------------------------------------
 
     def number(self) -> int:
         """The next number of arrival."""
@@ -128,8 +127,6 @@ class Backlog(Generic[R]):
             self.place(self.spare.pop(0))
         self._stock.supply()
 
-    # -- who leaves ---------------------------------------------------------------------------------------------
-
     def withdraw(self, task: Task[Any]) -> None:
         """Take `task` out of wherever it waits. Never switches."""
         if task.lane is not None:
@@ -156,8 +153,6 @@ class Backlog(Generic[R]):
     def everything(self) -> list[Task[Any]]:
         """All tasks that wait, in line or for their next attempt."""
         return [*self.tasks, *self.delayed]
-
-    # -- who goes next ------------------------------------------------------------------------------------------
 
     def dispatch(self) -> None:
         """Give what waits to what is idle, while the turn lasts. Never switches."""
@@ -232,8 +227,6 @@ class Backlog(Generic[R]):
             self.spare.append(resource)
             if self.lent and self.tasks:
                 self.dispatch()
-
-    # -- inside -------------------------------------------------------------------------------------------------
 
     def _swap(self) -> None:
         # A task waits, and a worker whose resource is lent cannot serve it, while one of the reserve is idle: that one

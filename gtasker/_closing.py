@@ -18,20 +18,14 @@ from typing import Any, Generic, TypeVar
 from gevent.event import Event
 from greenlet import getcurrent
 
-from gtasker._admission import Admission
 from gtasker._alarm import Entry
-from gtasker._backlog import Backlog
-from gtasker._calls import Calls, Interrupt
-from gtasker._crew import Crew
-from gtasker._door import Door
+from gtasker._calls import Interrupt
 from gtasker._events import DestroyReason, LeaseFailure
-from gtasker._lending import Lending
 from gtasker._lifecycle import State
 from gtasker._loan import Resource
-from gtasker._outcomes import Outcomes, Strike
-from gtasker._site import Site
+from gtasker._outcomes import Strike
+from gtasker._rooms import Rooms
 from gtasker._snapshots import ShutdownReport
-from gtasker._stock import Stock
 from gtasker.errors import RunnerKilledError, RunnerStoppedError
 
 R = TypeVar("R")
@@ -60,27 +54,17 @@ class _HolderStrike:
 class Closing(Generic[R]):
     """The end of one runner."""
 
-    def __init__(
-        self,
-        site: Site[R],
-        calls: Calls[R],
-        admission: Admission[R],
-        stock: Stock[R],
-        backlog: Backlog[R],
-        door: Door[R],
-        outcomes: Outcomes[R],
-        crew: Crew[R],
-        lending: Lending[R],
-    ) -> None:
-        self._site = site
-        self._calls = calls
-        self._admission = admission
-        self._stock = stock
-        self._backlog = backlog
-        self._door = door
-        self._outcomes = outcomes
-        self._crew = crew
-        self._lending = lending
+    def __init__(self, rooms: Rooms[R]) -> None:
+        self._site = rooms.site
+        self._calls = rooms.calls
+        self._admission = rooms.admission
+        self._stock = rooms.stock
+        self._backlog = rooms.backlog
+        self._door = rooms.door
+        self._outcomes = rooms.outcomes
+        self._crew = rooms.crew
+        self._asking = rooms.asking
+        self._returning = rooms.returning
         self._nudged = Event()
         self._closed = Event()
         self._began_at = 0.0
@@ -133,15 +117,13 @@ class Closing(Generic[R]):
         """Something ended: look again whether all has. Never switches."""
         self._nudged.set()
 
-    # -- beginning ----------------------------------------------------------------------------------------------
-
     def _begin(self, state: State) -> None:
         site = self._site
         before = site.life.move(state)
         site.home = 0
         self._began_at = monotonic()
         self._before = self._counts()
-        self._outcomes.on_answer = self._lending.on_back = self.nudge
+        self._outcomes.on_answer = self._returning.on_back = self.nudge
         self._crew.on_end = self._calls.on_abandoned = site.errands.on_done = self.nudge
         self._outcomes.refresh()
         if state is State.STOPPING:
@@ -176,7 +158,7 @@ class Closing(Generic[R]):
             return RunnerKilledError(f"runner {name!r} was killed")
 
         self._door.turn_away(error())
-        self._lending.refuse_all(error, LeaseFailure.KILLED)
+        self._asking.refuse_all(error, LeaseFailure.KILLED)
         for task in self._backlog.everything():
             self._outcomes.cancel(task, error())
         for worker in tuple(self._crew.workers):
@@ -206,8 +188,6 @@ class Closing(Generic[R]):
         if self.report is None and not is_inside and getcurrent() is not self._site.hub:
             self._closed.wait()
         return self.report if self.report is not None else self._account(complete=False)
-
-    # -- the procedure ------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while self._site.life.state is State.STOPPING and not self._is_quiet():

@@ -7,32 +7,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from gevent import monkey
 from gevent.event import Event
 
-from gtasker._admission import Admission
-from gtasker._backlog import Backlog
-from gtasker._calls import Calls
 from gtasker._closing import Closing
 from gtasker._config import Config
-from gtasker._crew import Crew
-from gtasker._deadlock import Deadlocks
-from gtasker._door import Door
 from gtasker._events import LeaseFailure, StateChanged
 from gtasker._forks import enroll, retire
-from gtasker._joining import Joining
-from gtasker._judging import Judge
-from gtasker._lending import Lending
 from gtasker._lifecycle import State
-from gtasker._outcomes import Outcomes
-from gtasker._site import Site
-from gtasker._stock import Stock
+from gtasker._rooms import Rooms
 from gtasker._submitting import Submitting
 from gtasker._upkeep import Upkeep
 from gtasker._views import Views
-from gtasker._watch import Watch
 from gtasker.errors import RunnerStoppedError, StartError
 
 R = TypeVar("R")
@@ -40,75 +28,25 @@ R = TypeVar("R")
 _warned: list[str] = []  # modules named to this process already
 
 
-class Core(Generic[R]):
+class Core(Rooms[R]):
     """One life of a runner."""
 
     def __init__(self, config: Config[R], owner: object) -> None:
-        self.owner = owner
-        self.site: Site[R] = Site(config)
-        self.calls: Calls[R] = Calls(self.site)
-        self.stock: Stock[R] = Stock(self.site, self.calls)
-        self.judge: Judge[R] = Judge(self.site, self.calls, self.stock.records)
-        self.backlog: Backlog[R] = Backlog(self.site, self.stock, self.judge)
-        self.door: Door[R] = Door(self.site, self.backlog)
-        self.outcomes: Outcomes[R] = Outcomes(self.site, self.calls, self.backlog)
-        self.joining: Joining[R] = Joining(self.backlog, self.outcomes)
-        self.crew: Crew[R] = Crew(self.site, self.stock, self.backlog, self.judge, self.outcomes)
-        self.deadlocks: Deadlocks[R] = Deadlocks(self.crew)
-        self.admission: Admission[R] = Admission(self.site, self.stock.records)
-        self.lending: Lending[R] = Lending(self.site, self.admission, self.stock, self.backlog, self.judge)
-        self.desk: Submitting[R] = Submitting(
-            self.site,
-            self.admission,
-            self.stock,
-            self.backlog,
-            self.door,
-            self.outcomes,
-            self.joining,
-            self.lending,
-        )
-        self.views: Views[R] = Views(self.site, self.calls, self.stock, self.backlog, self.outcomes, self.crew)
-        self.upkeep: Upkeep[R] = Upkeep(self.site, self.stock, self.backlog, self.crew, self.lending, self.views)
-        self.closing: Closing[R] = Closing(
-            self.site,
-            self.calls,
-            self.admission,
-            self.stock,
-            self.backlog,
-            self.door,
-            self.outcomes,
-            self.crew,
-            self.lending,
-        )
-        self.watch: Watch[R] = Watch(self.site, self.crew)
+        super().__init__(config)
+        self.owner = owner  # the user's object: alive as long as it is at work
+        self.desk: Submitting[R] = Submitting(self)
+        self.views: Views[R] = Views(self)
+        self.upkeep: Upkeep[R] = Upkeep(self, self.views)
+        self.closing: Closing[R] = Closing(self)
+        self.is_undone = False  # a start failed, and it is of no use any more
         self._progress = Event()
-        self.is_undone = False
         self._create_error: BaseException | None = None
-        self._wire()
-
-    def _wire(self) -> None:
-        stock, backlog, outcomes = self.stock, self.backlog, self.outcomes
-        stock.demand = self._demand
-        stock.place = self._place_new
-        stock.on_down = self._on_down
-        stock.on_starved = self.backlog.dispatch
-        stock.on_change = self._on_change
-        stock.on_create_failed = self._on_create_failed
-        backlog.on_backlog = self.crew.alert
-        backlog.on_room = self.door.let_in
-        backlog.dismiss = self.crew.dismiss
-        self.crew.is_needed = self.deadlocks.is_needed
-        backlog.inspect = self.lending.inspect
-        outcomes.on_settled = self.joining.on_settled
-        outcomes.on_begin = self.watch.begin
-        outcomes.on_wait = self.deadlocks.begin_wait
-        outcomes.on_waited = self.deadlocks.end_wait
-        outcomes.may_be_direct = self.judge.is_plain and self.site.collector is None
+        self.stock.on_down = self._on_down
+        self.stock.on_change = self._on_change
+        self.stock.on_create_failed = self._on_create_failed
         self.admission.on_first_use = self.open
         self.closing.on_state = self._on_state
         self.closing.on_closed = self._on_closed
-
-    # -- opening ------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Begin to run: hire the workers, make the reserve, in the background. Never switches."""
@@ -177,8 +115,6 @@ class Core(Generic[R]):
         """Whether a failed start is cleared away, so that the runner is as if new."""
         return self.is_undone and self.site.life.state is State.CLOSED
 
-    # -- at run time --------------------------------------------------------------------------------------------
-
     def pause(self) -> None:
         """Let workers finish their attempt and take no more. Never switches."""
         self.admission.check_place(blocking=False)
@@ -246,29 +182,17 @@ class Core(Generic[R]):
             except BaseException as error:
                 self.site.config.logger.error("%s: on_forget raised %r", self.site.config.name, error)
 
-    # -- wires --------------------------------------------------------------------------------------------------
-
     def _allow_direct(self) -> None:
         # A collector of the user's is told of every step, so every task takes the long way.
         self.site.home = self.site.thread if self.site.collector is None else 0
-
-    def _demand(self) -> tuple[int, int]:
-        backlog, crew = self.backlog, self.crew
-        wanting = len(backlog.wanting)
-        if wanting and not backlog.tasks:  # a burst whose tasks are done needs no resources any more
-            wanting = max(0, wanting - max(0, len(crew.workers) - crew.base))
-        return wanting, len(backlog.loans)
-
-    def _place_new(self, resource: Any) -> None:
-        self.backlog.place(resource, is_new=True)
 
     def _on_create_failed(self, error: BaseException) -> None:
         self._create_error = error
 
     def _on_down(self, error: BaseException) -> None:
         for task in self.backlog.everything():
-            self.outcomes.refuse(task, self.lending.unavailable())
-        self.lending.refuse_all(self.lending.unavailable, LeaseFailure.UNAVAILABLE)
+            self.outcomes.refuse(task, self.asking.unavailable())
+        self.asking.refuse_all(self.asking.unavailable, LeaseFailure.UNAVAILABLE)
         self.site.log(logging.ERROR, "the backend is down, waiting tasks are refused: %r", error)
 
     def _on_ctx(self, ctx: Any) -> None:

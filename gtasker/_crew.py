@@ -18,12 +18,10 @@ from gtasker._alarm import Entry
 from gtasker._backlog import Backlog
 from gtasker._config import make_scaling
 from gtasker._events import DestroyReason, WorkersScaled
-from gtasker._judging import Judge
 from gtasker._outcomes import Outcomes
 from gtasker._scaling import Load, ThresholdScaling, clamp
 from gtasker._site import Site
 from gtasker._stock import Stock
-from gtasker._worker import Worker
 
 R = TypeVar("R")
 
@@ -35,23 +33,23 @@ _REHIRE_DELAY = 0.02
 class Crew(Generic[R]):
     """The workers of one runner, and the decision to have more or fewer of them."""
 
-    def __init__(self, site: Site[R], stock: Stock[R], backlog: Backlog[R], judge: Judge[R], out: Outcomes[R]) -> None:
+    def __init__(self, site: Site[R], stock: Stock[R], backlog: Backlog[R], outcomes: Outcomes[R]) -> None:
         config = site.config
         self._site = site
         self._stock = stock
         self._backlog = backlog
-        self._judge = judge
-        self._outcomes = out
+        self._outcomes = outcomes
         self._next_decision: Entry | None = None
         self._decided_at = -inf
         self.base = config.worker_count
         self.maximum: int = config.max_worker_count
-        self.workers: set[Worker[R]] = set()
-        self.greenlets: set[Worker[R]] = set()  # with those that were let go and have not ended
+        self.workers: set[Any] = set()
+        self.greenlets: set[Any] = set()  # with those that were let go and have not ended
         # A rule of the user's own needs no threshold.
         self.scaling = make_scaling(config) if config.burst_task_threshold or config.scaling not in _WORDS else None
         self.closed = False
         # Wired by the core:
+        self.make_worker: Callable[[], Any] = lambda: None
         self.on_end: Callable[[], object] = lambda: None
         self.is_needed: Callable[[Any], bool] = lambda worker: False  # are all other workers stuck?
 
@@ -94,7 +92,7 @@ class Crew(Generic[R]):
         kept = min(number, self._backlog.excess)  # those that were to go stay instead
         self._backlog.excess -= max(0, kept)
         for _ in range(number - kept):
-            worker = Worker(self._site, self._backlog, self._judge, self._outcomes)
+            worker = self.make_worker()
             self.workers.add(worker)
             self.greenlets.add(worker)
             worker.rawlink(self._on_end)
@@ -183,8 +181,6 @@ class Crew(Generic[R]):
             max_workers=self.maximum,
         )
 
-    # -- inside -------------------------------------------------------------------------------------------------
-
     def _decide_later(self, delay: float) -> None:
         if self._next_decision is None and not self.closed:
             # Who waits for a burst waits for busy workers anyway; the timer need not keep the loop alive.
@@ -221,7 +217,7 @@ class Crew(Generic[R]):
         if self._site.listening and after != before:
             self._site.emit(WorkersScaled, before=before, after=after, why=why)
 
-    def _on_end(self, worker: Worker[R]) -> None:
+    def _on_end(self, worker: Any) -> None:
         # In the hub. A worker that ends undismissed was killed before it ran a line, or by a fault of ours.
         self.greenlets.discard(worker)
         self.on_end()

@@ -13,7 +13,8 @@ from typing import Any, Generic, TypeVar
 from greenlet import getcurrent
 
 from gtasker._crew import Crew
-from gtasker._task import DONE, Task, name_of
+from gtasker._extras import DONE, name_of
+from gtasker._task import Task
 from gtasker._worker import Worker
 from gtasker.errors import WouldDeadlockError
 

@@ -6,15 +6,17 @@ step: no latecomer can take it in between.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from greenlet import getcurrent
 
 from gtasker._backlog import Backlog
 from gtasker._events import TaskRejected
+from gtasker._extras import DONE, name_of
 from gtasker._line import Line
 from gtasker._site import Site
-from gtasker._task import DONE, Task, name_of
+from gtasker._task import Task
 from gtasker.errors import QueueFullError
 
 R = TypeVar("R")
@@ -23,7 +25,7 @@ R = TypeVar("R")
 class _Knock:
     """Somebody with a task, before the door."""
 
-    __slots__ = ("error", "lane", "priority", "queued_at", "seq", "task", "waiter")
+    __slots__ = ("error", "lane", "on_error", "priority", "queued_at", "seq", "task", "waiter")
 
     def __init__(self, task: Task[Any], seq: int) -> None:
         self.task = task
@@ -31,7 +33,8 @@ class _Knock:
         self.seq = seq
         self.queued_at = task.queued_at
         self.lane: Any = None
-        self.waiter: Any = getcurrent()
+        self.waiter: Any = None
+        self.on_error: Callable[[BaseException], object] | None = None
         self.error: BaseException | None = None
 
     def wake(self) -> None:
@@ -72,7 +75,16 @@ class Door(Generic[R]):
         for knock in list(self._line):
             self._line.withdraw(knock)
             knock.error = error
+            if knock.on_error is not None:
+                knock.on_error(error)
             self._site.turn.soon(knock)
+
+    def stand_in(self, task: Task[Any], on_error: Callable[[BaseException], object]) -> None:
+        """Who knocked for `task` has left, and others still want it: let it wait by itself. Never switches."""
+        knock = _Knock(task, self._backlog.number())
+        knock.on_error = on_error
+        self._line.push(knock)
+        self.let_in()
 
     def _has_room(self) -> bool:
         # An idle worker takes the task at once, so it does not wait.
@@ -84,6 +96,7 @@ class Door(Generic[R]):
     def _wait(self, task: Task[Any], patience: float | None) -> None:
         site = self._site
         knock = _Knock(task, self._backlog.number())
+        knock.waiter = getcurrent()
         entries = []
         if patience is not None:
             entries.append(site.deadlines.after(patience, lambda: self._reject(knock)))

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from gtasker._backlog import Backlog
+from gtasker._extras import CANCELLED, DONE, QUEUED, TaskState, name_of
 from gtasker._outcomes import Outcomes
-from gtasker._task import CANCELLED, DONE, QUEUED, Owner, Task, TaskState, extras_of, name_of
+from gtasker._task import Owner, Task, extras_of
 from gtasker.errors import TaskCancelledError
 
 R = TypeVar("R")

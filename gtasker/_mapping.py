@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from gevent.queue import SimpleQueue
 
 from gtasker._deadlock import Deadlocks
-from gtasker._task import QUEUED, RETRYING, Task
+from gtasker._extras import QUEUED, RETRYING
+from gtasker._task import Task
 
 Item = TypeVar("Item")
 T = TypeVar("T")

@@ -18,9 +18,10 @@ from greenlet import getcurrent
 from gtasker._backlog import Backlog
 from gtasker._calls import Calls, Interrupt
 from gtasker._events import TaskCancelled, TaskRetried, TaskTimedOut
+from gtasker._extras import CANCELLED, DONE, FAILED, RUNNING, Unheard, name_of
 from gtasker._metrics import TaskTimes
 from gtasker._site import Site, get_ident
-from gtasker._task import CANCELLED, DONE, FAILED, RUNNING, Owner, Task, Unheard, extras_of, name_of
+from gtasker._task import Owner, Task, extras_of
 from gtasker.errors import (
     MaxRetriesExceededError,
     TaskCancelledError,
@@ -89,8 +90,6 @@ class Outcomes(Owner, Generic[R]):
         """Say anew whether `is_direct` holds; called when one of its reasons changed. Never switches."""
         self.is_direct = self.may_be_direct and self.on_answer is None and not self._backlog.excess
 
-    # -- an attempt ended ---------------------------------------------------------------------------------------
-
     def complete(self, task: Task[Any], started: float, finished: float) -> None:
         """Answer with the value that stands in `task` already. Never switches."""
         if self._site.collector is not None:
@@ -133,8 +132,6 @@ class Outcomes(Owner, Generic[R]):
             self._backlog.delay(task, delay)
             if self._site.listening:
                 self._site.emit(TaskRetried, task=name, attempts=attempts, error=error, next_attempt_in=delay)
-
-    # -- it is over before its end ------------------------------------------------------------------------------
 
     def cancel(self, task: Task[Any], error: BaseException | None = None) -> bool:
         """Settle as cancelled; False if it had answered. A running attempt is interrupted later. Never switches."""
@@ -191,8 +188,6 @@ class Outcomes(Owner, Generic[R]):
             extras_of(task).limit = self._site.deadlines.after(seconds, lambda: self.time_out(task, message))
         self.on_begin(task)
 
-    # -- for handles --------------------------------------------------------------------------------------------
-
     def soon(self, task: Task[Any]) -> None:
         """Have `task.wake()` called in the hub. Never switches."""
         self._site.turn.soon(task)
@@ -214,8 +209,6 @@ class Outcomes(Owner, Generic[R]):
     def end_wait(self) -> None:
         """Take back `begin_wait`. Never switches."""
         self.on_waited()
-
-    # -- inside -------------------------------------------------------------------------------------------------
 
     def _end(
         self, task: Task[Any], error: BaseException, state: Any = None, thrown: BaseException | None = None

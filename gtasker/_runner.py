@@ -8,22 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from greenlet import getcurrent
 
 from gtasker._closing import KILL_TIMEOUT
 from gtasker._config import Config
-from gtasker._core import Core
+from gtasker._extras import DONE, QUEUED, Priority
 from gtasker._forks import cores
 from gtasker._lending import Lease
-from gtasker._lifecycle import State
 from gtasker._mapping import collect, in_flight
-from gtasker._metrics import Histograms, TaskMetrics
+from gtasker._observed import Observed
 from gtasker._site import get_ident
-from gtasker._snapshots import BackendInfo, Bounds, LeaseInfo, ResourceInfo, RunnerStats, ShutdownReport
+from gtasker._snapshots import ShutdownReport
 from gtasker._submitting import new_task
-from gtasker._task import DONE, QUEUED, Priority, Task
+from gtasker._task import Task
 from gtasker._worker import Worker
 from gtasker.errors import StartError
 
@@ -37,7 +36,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class Runner(Generic[R]):
+class Runner(Observed[R]):
     """Runs tasks over a bounded, self-healing set of resources.
 
     `Runner(config)`, or `Runner(**options)` for `Runner(Config(**options))`. It starts on `start()`, on `with`, or on
@@ -47,10 +46,7 @@ class Runner(Generic[R]):
     def __init__(self, config: Config[R] | None = None, /, **options: Any) -> None:
         if config is not None and options:
             raise TypeError("give a Config or its options, not both")
-        self.config: Config[R] = config if config is not None else Config(**options)
-        self._core: Core[R] | None = None
-
-    # -- life ---------------------------------------------------------------------------------------------------
+        super().__init__(config if config is not None else Config(**options))
 
     def start(self, timeout: float | None = None) -> Runner[R]:
         """Make the base workers and the reserve; return when all are ready. Switches.
@@ -104,16 +100,6 @@ class Runner(Generic[R]):
         else:
             self.kill()
         return False
-
-    @property
-    def state(self) -> State:
-        """Where it is in its life. Never switches."""
-        core = self._core
-        if core is None or core.site.forked or core.is_over:
-            return State.NEW
-        return core.site.life.state
-
-    # -- tasks --------------------------------------------------------------------------------------------------
 
     def queue_task(
         self,
@@ -234,8 +220,6 @@ class Runner(Generic[R]):
         flights = self._in_flight(fn, iterable, priority, once, timeout)
         return (task.get() for _, task in flights)
 
-    # -- resources ----------------------------------------------------------------------------------------------
-
     def run_task(self, fn: Callable[[R, Unpack[Ts]], T], *args: Unpack[Ts], timeout: float | None = None) -> T:
         """Call `fn(resource, *args)` in this greenlet, past the backlog. Switches if no resource is idle, and as `fn`.
 
@@ -269,8 +253,6 @@ class Runner(Generic[R]):
         core = self._core
         return Lease(core.lending if core is not None and core.site.home else self._here().lending, timeout, priority)
 
-    # -- at run time --------------------------------------------------------------------------------------------
-
     def pause(self) -> None:
         """Let workers finish their attempt and take no more until `resume`. Never switches."""
         self._here().pause()
@@ -299,52 +281,6 @@ class Runner(Generic[R]):
     def purge(self, key: Any = None) -> int:
         """Cancel the waiting tasks, all or those with this key; return how many. Never switches."""
         return self._here().purge(key)
-
-    def stats(self) -> RunnerStats:
-        """What there is now. Never switches."""
-        return self._here().views.stats()
-
-    def metrics(self) -> TaskMetrics:
-        """What happened so far. Never switches."""
-        return self._here().views.metrics()
-
-    def leases(self, *, limit: int | None = None) -> list[LeaseInfo]:
-        """Who uses which resource at this moment, the longest use first, `limit` at most. Never switches."""
-        return self._here().views.leases(limit)
-
-    def resources(self) -> list[ResourceInfo]:
-        """What happens to each resource, those being made and unmade included, in order of creation. Never switches."""
-        return self._here().views.resources()
-
-    def bounds(self) -> Bounds:
-        """The numbers of workers and resources in force, also after `resize`. Never switches."""
-        return self._here().views.bounds()
-
-    def backend(self) -> BackendInfo:
-        """How the creation of resources fares. Never switches."""
-        return self._here().views.backend()
-
-    def histograms(self) -> Histograms:
-        """How long tasks waited and ran so far, in cumulative buckets (seconds). Never switches."""
-        return self._here().views.histograms()
-
-    def __repr__(self) -> str:
-        core = self._core
-        if core is None or core.site.forked or core.is_over:
-            return f"<Runner {self.config.name!r} new>"
-        return core.views.repr()
-
-    # -- inside -------------------------------------------------------------------------------------------------
-
-    def _here(self) -> Core[R]:
-        """The core of this process."""
-        core = self._core
-        if core is None or core.site.forked or core.is_over:
-            before = core
-            core = self._core = Core(self.config, self)
-            if before is not None and before.site.forked:
-                before.forget()
-        return core
 
     def _in_flight(
         self, fn: Callable[[R, Item], T], items: Iterable[Item], priority: int, once: bool, timeout: float | None

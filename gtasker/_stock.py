@@ -163,8 +163,6 @@ class Stock(Generic[R]):
         assert self.last_error is not None
         self.on_down(self.last_error)
 
-    # -- making -------------------------------------------------------------------------------------------------
-
     def _begin(self) -> None:
         self._last_id += 1
         self.making[self._last_id] = monotonic()
@@ -263,8 +261,6 @@ class Stock(Generic[R]):
     def _probe_now(self) -> None:
         self._probe = None
         self.supply()
-
-    # -- unmaking -----------------------------------------------------------------------------------------------
 
     def _destroy(self, resource: Resource[R], reason: DestroyReason) -> None:
         site = self._site

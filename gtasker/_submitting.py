@@ -13,15 +13,10 @@ from typing import Any, Generic, TypeVar
 
 from greenlet import getcurrent
 
-from gtasker._admission import Admission
-from gtasker._backlog import Backlog
-from gtasker._door import Door
-from gtasker._joining import Joined, Joining
-from gtasker._lending import Lending
-from gtasker._outcomes import Outcomes
-from gtasker._site import Site
-from gtasker._stock import Stock
-from gtasker._task import DONE, QUEUED, Task, extras_of
+from gtasker._extras import DONE, QUEUED
+from gtasker._joining import Joined
+from gtasker._rooms import Rooms
+from gtasker._task import Task, extras_of
 
 R = TypeVar("R")
 
@@ -31,29 +26,19 @@ new_task: Callable[[type[Task[Any]]], Task[Any]] = object.__new__
 class Submitting(Generic[R]):
     """The desk where tasks are handed in."""
 
-    def __init__(
-        self,
-        site: Site[R],
-        admission: Admission[R],
-        stock: Stock[R],
-        backlog: Backlog[R],
-        door: Door[R],
-        outcomes: Outcomes[R],
-        joining: Joining[R],
-        lending: Lending[R],
-    ) -> None:
-        self._site = site
-        self._admission = admission
-        self._stock = stock
-        self._backlog = backlog
-        self._door = door
-        self._outcomes = outcomes
-        self._joining = joining
-        self._lending = lending
+    def __init__(self, rooms: Rooms[R]) -> None:
+        self._site = rooms.site
+        self._admission = rooms.admission
+        self._stock = rooms.stock
+        self._backlog = rooms.backlog
+        self._door = rooms.door
+        self._outcomes = rooms.outcomes
+        self._joining = rooms.joining
+        self._asking = rooms.asking
         # Whether a task may be pushed with no more ado: the backlog has no bound, and the backend is not down.
-        self.is_plain = site.config.max_queued is None
+        self.is_plain = rooms.site.config.max_queued is None
         # Without propagation an attempt still has a context of its own: what it sets is gone with it.
-        self.make_context: Callable[[], Context] = copy_context if site.config.propagate_context else Context
+        self.make_context: Callable[[], Context] = copy_context if rooms.site.config.propagate_context else Context
 
     def queue(self, fn: Any, args: tuple[Any, ...], priority: int, once: bool, timeout: float | None, key: Any) -> Any:
         """Accept, wait for the answer, return or raise it. Switches."""
@@ -154,8 +139,10 @@ class Submitting(Generic[R]):
             except Exception as error:  # refused, for all who joined meanwhile
                 self._joining.give_up(handle.shared, error)
                 raise
-            except BaseException:  # its submitter went away at the door
+            except BaseException:  # its submitter went away at the door; others may have joined meanwhile
                 self._joining.leave(handle)
+                if handle.shared.state < DONE and not handle.shared.seq:
+                    self._door.stand_in(handle.shared, lambda error: self._joining.give_up(handle.shared, error))
                 raise
         return handle
 
@@ -168,12 +155,16 @@ class Submitting(Generic[R]):
             self._outcomes.deadline(task, task.queued_at + timeout, timeout)
         if self._stock.is_down:
             self._arrived(task)
-            self._outcomes.refuse(task, self._lending.unavailable())
+            self._outcomes.refuse(task, self._asking.unavailable())
             return
         try:
             self._door.enter(task)
         except BaseException:
-            task.let_go()
+            if task.seq:  # it was let in, and its caller left before he knew
+                self._arrived(task)
+                self._outcomes.leave(task)
+            elif task.extras is None or task.extras.key is None:
+                task.let_go()
             raise
         self._arrived(task)
 

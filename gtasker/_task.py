@@ -10,8 +10,6 @@ A task is made without `__init__`, and what few tasks need (links, deadlines, jo
 
 from __future__ import annotations
 
-import contextlib
-import enum
 from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -20,68 +18,12 @@ from gevent import Timeout
 from gevent.hub import get_hub
 from greenlet import getcurrent
 
+from gtasker._extras import DONE, FAILED, Extras, TaskState, name_of
+
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from gtasker._alarm import Entry
-
 T = TypeVar("T")
-
-
-class Priority(enum.IntEnum):
-    """Common priorities. Any int will do; the lower goes first."""
-
-    HIGH = 0
-    NORMAL = 10
-    LOW = 20
-
-
-class TaskState(enum.IntEnum):
-    """Where a task is. `DONE` and what follows is final."""
-
-    QUEUED = 0
-    RUNNING = 1
-    RETRYING = 2
-    DONE = 3
-    FAILED = 4
-    CANCELLED = 5
-
-
-QUEUED, RUNNING, RETRYING, DONE, FAILED, CANCELLED = TaskState
-
-
-def name_of(fn: Any) -> str:
-    """What a callable is called in messages: its qualified name, found below `functools.partial`."""
-    while hasattr(fn, "func"):
-        fn = fn.func
-    return getattr(fn, "__qualname__", None) or type(fn).__name__
-
-
-class Extras:
-    """What few tasks have."""
-
-    __slots__ = (
-        "callbacks",
-        "deadline",
-        "handles",
-        "key",
-        "limit",
-        "links",
-        "returned_at",
-        "unheard",
-        "waiters",
-    )
-
-    def __init__(self) -> None:
-        self.callbacks: list[Callable[[Any], object]] = []  # called in a greenlet of the runner
-        self.links: list[Callable[[Any], object]] = []  # called in the hub
-        self.waiters: list[Any] = []  # greenlets beyond the first
-        self.deadline: Entry | None = None
-        self.limit: Entry | None = None  # of its present attempt
-        self.key: Any = None
-        self.handles: list[Any] = []  # of a shared task
-        self.returned_at = 0.0  # when it came back into the line to be tried again
-        self.unheard: Unheard | None = None
 
 
 class Owner:
@@ -108,24 +50,6 @@ class Owner:
     def end_wait(self) -> None:
         """Take back `begin_wait`."""
         raise NotImplementedError
-
-
-class Unheard:
-    """Goes with a failed task until somebody looks at its outcome; reports it if nobody ever did."""
-
-    __slots__ = ("_report",)
-
-    def __init__(self, report: Callable[[], object]) -> None:
-        self._report: Callable[[], object] | None = report
-
-    def heard(self) -> None:
-        """Somebody has looked."""
-        self._report = None
-
-    def __del__(self) -> None:
-        if self._report is not None:
-            with contextlib.suppress(BaseException):  # this may be the end of the interpreter
-                self._report()
 
 
 def extras_of(task: Task[Any]) -> Extras:
@@ -173,8 +97,6 @@ class Task(Generic[T]):
     waiter: Any
     worker: Any  # whose attempt it is, or was
     extras: Extras | None
-
-    # -- the outcome, for users ---------------------------------------------------------------------------------
 
     def ready(self) -> bool:
         """Whether it has answered. Never switches."""
@@ -261,10 +183,8 @@ class Task(Generic[T]):
         name = "" if self.fn is None else f" {name_of(self.fn)}"
         return f"<Task{name} {self.state.name} attempts={self.attempts}>"
 
-    # -- the outcome, for the runner ----------------------------------------------------------------------------
-
     def outcome(self) -> T:
-        """The value, or the exception raised; it has answered."""
+        """The value, or the exception raised; it has answered. Never switches."""
         if self.state is DONE:
             return self._value
         self._heard()
@@ -305,7 +225,7 @@ class Task(Generic[T]):
             extras.deadline = extras.limit = None
 
     def wake(self) -> None:
-        """Wake who waits, if it still does, then call the links. In the hub."""
+        """Wake who waits, if it still does, then call the links. In the hub. Switches to who waits, and back."""
         waiter, self.waiter = self.waiter, None
         extras = self.extras
         if waiter is not None:

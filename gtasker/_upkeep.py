@@ -12,14 +12,11 @@ import traceback
 from time import monotonic
 from typing import Generic, TypeVar
 
-from gtasker._backlog import Backlog
-from gtasker._crew import Crew
 from gtasker._events import DestroyReason, LeaseLeaked
-from gtasker._lending import Lease, Lending
+from gtasker._lending import Lease
 from gtasker._loan import Resource
-from gtasker._site import Site
+from gtasker._rooms import Rooms
 from gtasker._snapshots import LeaseInfo
-from gtasker._stock import Stock
 from gtasker._views import Views
 
 R = TypeVar("R")
@@ -32,15 +29,13 @@ _FASTEST = 0.01
 class Upkeep(Generic[R]):
     """The rounds of one runner."""
 
-    def __init__(
-        self, site: Site[R], stock: Stock[R], backlog: Backlog[R], crew: Crew[R], lending: Lending[R], views: Views[R]
-    ) -> None:
-        config = site.config
-        self._site = site
-        self._stock = stock
-        self._backlog = backlog
-        self._crew = crew
-        self._lending = lending
+    def __init__(self, rooms: Rooms[R], views: Views[R]) -> None:
+        config = rooms.site.config
+        self._site = rooms.site
+        self._stock = rooms.stock
+        self._backlog = rooms.backlog
+        self._crew = rooms.crew
+        self._returning = rooms.returning
         self._views = views
         self._keepalive = config.keepalive if config.check_resource is not None else None
         spans = (config.max_idle, config.max_lifetime, self._keepalive, config.leak_warning)
@@ -80,7 +75,7 @@ class Upkeep(Generic[R]):
         if isinstance(resource.call, Lease):
             resource.call.resource = None
         resource.holder = resource.call = resource.stack = None
-        self._lending.restore(resource, DestroyReason.LEAKED)
+        self._returning.restore(resource, DestroyReason.LEAKED)
         number = resource.id
         self._site.log(logging.ERROR, "resource %d leaked: %s ended with it", number, info.holder, resource_id=number)
         if self._site.listening:
@@ -126,7 +121,7 @@ class Upkeep(Generic[R]):
             self._backlog.replace(resource, resource.condemned or DestroyReason.EXPIRED)
         elif self._keepalive is not None and now - max(resource.idle_since, resource.checked_at) >= self._keepalive:
             self._take_out(resource)
-            self._lending.inspect(resource)
+            self._returning.inspect(resource)
 
     def _take_out(self, resource: Resource[R]) -> None:
         if resource.worker is None:

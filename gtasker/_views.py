@@ -12,17 +12,12 @@ from typing import Any, Generic, TypeVar
 
 from greenlet import getcurrent
 
-from gtasker._backlog import Backlog
-from gtasker._calls import Calls
-from gtasker._crew import Crew
+from gtasker._extras import Priority, name_of
 from gtasker._lending import Lease
 from gtasker._loan import Resource
 from gtasker._metrics import Histograms, TaskMetrics
-from gtasker._outcomes import Outcomes
-from gtasker._site import Site
+from gtasker._rooms import Rooms
 from gtasker._snapshots import BackendInfo, Bounds, LeaseInfo, LeaseKind, ResourceInfo, ResourceState, RunnerStats
-from gtasker._stock import Stock
-from gtasker._task import Priority, name_of
 
 R = TypeVar("R")
 
@@ -30,21 +25,13 @@ R = TypeVar("R")
 class Views(Generic[R]):
     """Looks at the rooms of one runner."""
 
-    def __init__(
-        self,
-        site: Site[R],
-        calls: Calls[R],
-        stock: Stock[R],
-        backlog: Backlog[R],
-        outcomes: Outcomes[R],
-        crew: Crew[R],
-    ) -> None:
-        self._site = site
-        self._calls = calls
-        self._stock = stock
-        self._backlog = backlog
-        self._outcomes = outcomes
-        self._crew = crew
+    def __init__(self, rooms: Rooms[R]) -> None:
+        self._site = rooms.site
+        self._calls = rooms.calls
+        self._stock = rooms.stock
+        self._backlog = rooms.backlog
+        self._outcomes = rooms.outcomes
+        self._crew = rooms.crew
 
     def stats(self) -> RunnerStats:
         """What there is now."""

@@ -11,8 +11,9 @@ from typing import Any, Generic, TypeVar
 
 from gtasker._crew import Crew
 from gtasker._events import HubBlocked
+from gtasker._extras import name_of
 from gtasker._site import Site
-from gtasker._task import Task, name_of
+from gtasker._task import Task
 
 R = TypeVar("R")
 

@@ -19,12 +19,13 @@ from gevent import Greenlet
 
 from gtasker._backlog import Backlog
 from gtasker._events import DestroyReason
+from gtasker._extras import DONE, QUEUED, RUNNING
 from gtasker._judging import Judge
 from gtasker._loan import Resource
 from gtasker._metrics import FOLD_AT
 from gtasker._outcomes import Outcomes, waiting_since
 from gtasker._site import Site
-from gtasker._task import DONE, QUEUED, RUNNING, Task
+from gtasker._task import Task
 
 if TYPE_CHECKING:
 

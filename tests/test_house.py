@@ -29,10 +29,10 @@ FLOORS = {
     room: floor
     for floor, rooms in {
         6: "__init__",
-        5: "_closing _core _mapping _runner _submitting _upkeep _views",
-        4: "_admission _crew _deadlock _joining _lending _outcomes _worker",
+        5: "_closing _core _mapping _observed _rooms _runner _submitting _upkeep _views",
+        4: "_admission _asking _crew _deadlock _joining _lending _outcomes _returning _watch _worker",
         3: "_backlog _calls _door _judging _site _stock",
-        2: "_alarm _config _errands _line _loan _scaling _task _turn",
+        2: "_alarm _config _errands _extras _line _loan _scaling _task _turn",
         1: "errors events _checks _events _forks _histogram _lifecycle _metrics _snapshots",
     }.items()
     for room in rooms.split()
@@ -42,8 +42,8 @@ FLOORS = {
 STRANGERS = [{"_crew", "_worker"}]
 """Rooms of one floor that must not import each other."""
 
-OUTSIDE = ("integrations", "testing")
-"""Packages that stand outside the house: they see its face, and each other, alone."""
+OUTSIDE = {"__main__", "cli", "integrations", "testing"}
+"""What stands outside the house: it sees the face, and what else is outside, alone."""
 
 FACE = {"gtasker", "gtasker.errors", "gtasker.events"}
 NO_INVARIANT = {"events", "__init__"}
@@ -51,6 +51,9 @@ NO_INVARIANT = {"events", "__init__"}
 
 FILE_LINES, FILE_MEDIAN = 300, 150
 FUNCTION_LINES, FUNCTION_MEDIAN = 30, 6
+HOT = {"_runner": "queue_task", "_worker": "_run"}
+"""The two loops that a task runs through: each step of theirs in a function of its own would cost as much as the step."""
+HOT_LINES = 70
 FACE_LINES = 60
 WALK_ROOMS = 6
 WRONG_CLOCKS = {"time.time", "time.time_ns", "datetime"}
@@ -76,7 +79,7 @@ class Room(NamedTuple):
 
     @property
     def outside(self) -> bool:
-        return self.name.startswith(OUTSIDE)
+        return self.name.partition(".")[0] in OUTSIDE
 
 
 def read(path: Path, base: Path) -> Room:
@@ -222,7 +225,8 @@ def test_there_are_no_import_circles() -> None:
     while free := {name for name, to in pointing.items() if name not in gone and to & pointing.keys() <= gone}:
         gone |= free
 
-    assert not pointing.keys() - gone, "in a circle, or above one"
+    stuck = sorted(pointing.keys() - gone)
+    assert not stuck, "in a circle, or above one"
 
 
 def test_imports_are_written_where_the_other_rules_see_them() -> None:
@@ -241,13 +245,13 @@ def test_imports_are_written_where_the_other_rules_see_them() -> None:
 def test_outside_rooms_see_the_face_alone() -> None:
     folders = [ROOT / name for name in ("examples", "benchmarks")]
     users = [read(path, ROOT) for folder in folders for path in sorted(folder.rglob("*.py"))]
-    beside = tuple(f"gtasker.{name}" for name in OUTSIDE)
+    beside = {f"gtasker.{name}" for name in OUTSIDE}
 
     inside = [
         f"{room.name} imports {name}"
         for room in [*users, *(room for room in ROOMS if room.outside)]
         for name in sorted(imported_rooms(room.tree) - FACE)
-        if not name.startswith(beside)
+        if not within(name, beside)
     ]
 
     assert not inside
@@ -261,7 +265,11 @@ def test_files_are_short() -> None:
 def test_functions_are_short() -> None:
     lengths = [(place, lines) for room in ROOMS for place, lines in functions(room)]
 
-    assert not [f"{place}: {lines} lines" for place, lines in lengths if lines > FUNCTION_LINES]
+    def most(place: str) -> int:
+        room, _, name = place.partition(":")
+        return HOT_LINES if HOT.get(room) == name.split()[-1] else FUNCTION_LINES
+
+    assert not [f"{place}: {lines} lines" for place, lines in lengths if lines > most(place)]
     assert statistics.median(lines for _, lines in lengths) <= FUNCTION_MEDIAN
 
 

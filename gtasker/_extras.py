@@ -1,0 +1,88 @@
+"""What tasks are described with: priorities, states, names, and the side object of the few that need one.
+
+Invariant: none of these decides anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gtasker._alarm import Entry
+
+
+class Priority(enum.IntEnum):
+    """Common priorities. Any int will do; the lower goes first."""
+
+    HIGH = 0
+    NORMAL = 10
+    LOW = 20
+
+
+class TaskState(enum.IntEnum):
+    """Where a task is. `DONE` and what follows is final."""
+
+    QUEUED = 0
+    RUNNING = 1
+    RETRYING = 2
+    DONE = 3
+    FAILED = 4
+    CANCELLED = 5
+
+
+QUEUED, RUNNING, RETRYING, DONE, FAILED, CANCELLED = TaskState
+
+
+def name_of(fn: Any) -> str:
+    """What a callable is called in messages: its qualified name, found below `functools.partial`."""
+    while hasattr(fn, "func"):
+        fn = fn.func
+    return getattr(fn, "__qualname__", None) or type(fn).__name__
+
+
+class Extras:
+    """What few tasks have."""
+
+    __slots__ = (
+        "callbacks",
+        "deadline",
+        "handles",
+        "key",
+        "limit",
+        "links",
+        "returned_at",
+        "unheard",
+        "waiters",
+    )
+
+    def __init__(self) -> None:
+        self.callbacks: list[Callable[[Any], object]] = []  # called in a greenlet of the runner
+        self.links: list[Callable[[Any], object]] = []  # called in the hub
+        self.waiters: list[Any] = []  # greenlets beyond the first
+        self.deadline: Entry | None = None
+        self.limit: Entry | None = None  # of its present attempt
+        self.key: Any = None
+        self.handles: list[Any] = []  # of a shared task
+        self.returned_at = 0.0  # when it came back into the line to be tried again
+        self.unheard: Unheard | None = None
+
+
+class Unheard:
+    """Goes with a failed task until somebody looks at its outcome; reports it if nobody ever did."""
+
+    __slots__ = ("_report",)
+
+    def __init__(self, report: Callable[[], object]) -> None:
+        self._report: Callable[[], object] | None = report
+
+    def heard(self) -> None:
+        """Somebody has looked."""
+        self._report = None
+
+    def __del__(self) -> None:
+        if self._report is not None:
+            with contextlib.suppress(BaseException):  # this may be the end of the interpreter
+                self._report()

@@ -1,0 +1,98 @@
+"""Returning: a resource on loan comes back, and what has to be done with it before it is used again.
+
+Invariant: taking back never switches; checks, resets and the user's judgement run in greenlets of the runner's, where
+nobody's kill reaches them. A resource that is being cared for is neither idle nor anybody's.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from gtasker._backlog import Backlog
+from gtasker._events import DestroyReason, LeaseReturned
+from gtasker._judging import Judge
+from gtasker._lifecycle import State
+from gtasker._loan import Resource
+from gtasker._metrics import FOLD_AT
+from gtasker._site import Site
+
+R = TypeVar("R")
+
+
+class Returning(Generic[R]):
+    """Where what was lent comes back."""
+
+    def __init__(self, site: Site[R], backlog: Backlog[R], judge: Judge[R]) -> None:
+        self._site = site
+        self._turn = site.turn
+        self._backlog = backlog
+        self._judge = judge
+        # Wired by the core:
+        self.on_back: Any = None  # while the runner is closing
+
+    def take_back(self, resource: Resource[R], error: BaseException | None, *, discarded: bool = False) -> None:
+        """Take it back after a use that ended so. Never switches; what may switch is done by an errand."""
+        if self._site.forked:  # a child, and the resource its parent's
+            return
+        now = resource.idle_since = monotonic()
+        turn, meter = self._turn, self._site.meter
+        if turn.left <= 0 or now > turn.until:
+            turn.checkpoint(now)
+            if now >= meter.next_mark:
+                meter.mark(now)
+            if len(meter.runs) >= FOLD_AT:
+                meter.fold()
+        struck = resource.struck
+        resource.holder = resource.call = resource.stack = None
+        resource.struck = resource.warned = False
+        if self._site.listening:
+            self._site.emit(LeaseReturned, resource_id=resource.id, held=now - resource.taken_at)
+        if discarded:
+            self.restore(resource, DestroyReason.DISCARDED)
+        elif error is not None or struck:
+            self._site.errands.run(self._after_error, resource, error, struck, now)
+        elif self._judge.is_plain and now < resource.good_until:
+            self.restore(resource, None)
+        else:
+            self._site.errands.run(self._after_use, resource, now)
+
+    def restore(self, resource: Resource[R], reason: DestroyReason | None) -> None:
+        """Put a resource that nobody uses to its next use, or have it replaced. Never switches."""
+        if reason is None and self._site.life.state is State.KILLED:
+            reason = DestroyReason.KILLED
+        if reason is not None:
+            self._backlog.lent.pop(resource.worker, None)
+            self._backlog.replace(resource, reason)
+        elif resource.worker is None:
+            self._backlog.place(resource)
+        else:
+            self._backlog.lent.pop(resource.worker, None)
+            if self._backlog.free(resource.worker):
+                self._turn.soon(resource.worker)
+        if self.on_back is not None:
+            self.on_back()
+
+    def inspect(self, resource: Resource[R]) -> None:
+        """Have a resource checked that was idle, then put to use or replaced. Never switches."""
+        self._site.errands.run(self._inspect, resource)
+
+    def _inspect(self, resource: Resource[R]) -> None:
+        reason = self._judge.check(resource)
+        if resource.away:
+            resource.away = False
+            self._backlog.inspecting -= 1
+        self.restore(resource, reason)
+        self._backlog.dispatch()  # who waits for a check that failed tries the next
+
+    def _after_use(self, resource: Resource[R], now: float) -> None:
+        self.restore(resource, self._judge.clean(resource, now))
+
+    def _after_error(self, resource: Resource[R], error: BaseException | None, struck: bool, now: float) -> None:
+        if struck or not isinstance(error, Exception):
+            reason = self._judge.vouch(resource)
+        elif self._judge.is_healthy(error):
+            reason = self._judge.clean(resource, now)
+        else:
+            reason = DestroyReason.UNHEALTHY
+        self.restore(resource, reason)
