@@ -151,6 +151,7 @@ class Lending(Generic[R]):
         if (
             resource.worker is not None
             or not self._is_simple
+            or not self._site.home  # it is closing, and looks whether all is back
             or resource.struck
             or backlog.waiting
             or backlog.wanting
