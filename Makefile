@@ -6,6 +6,7 @@
 #   make lint, suite, suite-patched, test-pythons    the parts of `make test`
 #   make bench     what a task costs, beside the alternatives
 #   make stress    the seeded runs, for long
+#   make soak      eleven million tasks, and the memory stays flat
 #   make coverage  the suite plain, and what it did not reach
 #   make clean     takes away all that was made here
 
@@ -24,7 +25,7 @@ sources = $(wildcard gtasker tests examples benchmarks scripts)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help test lint suite suite-patched test-pythons examples demo bench stress coverage clean
+.PHONY: help test lint suite suite-patched test-pythons examples demo bench stress soak coverage clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -56,6 +57,9 @@ bench: $(dev)
 
 stress: $(dev)
 	GTASKER_STRESS_SEEDS=$(STRESS_SEEDS) $(python) -m pytest $(PYTEST_ARGS) --timeout=0 -m slow
+
+soak: $(dev)
+	$(python) -m benchmarks.soak
 
 coverage: $(dev)
 	$(python) -m coverage run -m pytest $(PYTEST_ARGS)

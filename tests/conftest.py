@@ -40,6 +40,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_WATCHDOG] = _env.Watchdog(os.fdopen(os.dup(2), "w"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all that is in the folder `postgres`, so that no test of it forgets to."""
+    for item in items:
+        if item.path.parent.name == "postgres":
+            item.add_marker(pytest.mark.postgres)
+
+
 def pytest_collection_finish() -> None:
     """Let the search for what is left skip all that was there before the first test."""
     gc.collect()
