@@ -69,6 +69,7 @@ class Backlog(Generic[R]):
         self.alert_above = inf
         # Wired by the core:
         self.on_backlog: Callable[[], object] = lambda: None  # more than `alert_above` wait
+        self.on_want: Callable[[], object] = lambda: None  # a worker has to wait for a resource
         self.on_room: Callable[[], object] = lambda: None  # a fresh task left the line
         self.dismiss: Callable[[Any], bool] = lambda worker: False  # let this worker go, if it is one too many
         self.inspect: Callable[[Resource[R]], object] = lambda resource: None  # have it checked, by an errand
@@ -126,6 +127,8 @@ class Backlog(Generic[R]):
         if self.spare and self._stock.spares > self._stock.reserve:
             self.place(self.spare.pop(0))
         self._stock.supply()
+        if worker in self.wanting:
+            self.on_want()
 
     def withdraw(self, task: Task[Any]) -> None:
         """Take `task` out of wherever it waits. Never switches."""

@@ -42,6 +42,7 @@ class Core(Rooms[R]):
         self._progress = Event()
         self._create_error: BaseException | None = None
         self.stock.on_down = self._on_down
+        self.stock.on_up = self.desk.refresh
         self.stock.on_change = self._on_change
         self.stock.on_create_failed = self._on_create_failed
         self.admission.on_first_use = self.open
@@ -107,8 +108,9 @@ class Core(Rooms[R]):
 
     def undo(self) -> None:
         """The start failed: destroy what was made; this core is of no use any more. Never switches."""
-        self.is_undone = True
-        self.closing.begin_kill()
+        if self.site.life.is_open:
+            self.is_undone = True
+            self.closing.begin_kill()
 
     @property
     def is_over(self) -> bool:
@@ -154,6 +156,7 @@ class Core(Rooms[R]):
             self.crew.resize(checked.worker_count, checked.max_worker_count)
             self.upkeep.shrink(at_once=True)
             self.stock.supply()
+            self.deadlocks.reconsider()
         else:
             self.crew.base, self.crew.maximum = checked.worker_count, checked.max_worker_count
 
@@ -190,6 +193,7 @@ class Core(Rooms[R]):
         self._create_error = error
 
     def _on_down(self, error: BaseException) -> None:
+        self.desk.refresh()
         for task in self.backlog.everything():
             self.outcomes.refuse(task, self.asking.unavailable())
         self.asking.refuse_all(self.asking.unavailable, LeaseFailure.UNAVAILABLE)
@@ -202,6 +206,7 @@ class Core(Rooms[R]):
     def _on_change(self) -> None:
         self._progress.set()
         self.closing.nudge()
+        self.deadlocks.reconsider()
 
     def _on_state(self, before: State) -> None:
         self._progress.set()

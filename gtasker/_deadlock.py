@@ -8,6 +8,7 @@ not let go.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from greenlet import getcurrent
@@ -27,22 +28,27 @@ class Deadlocks(Generic[R]):
     def __init__(self, crew: Crew[R]) -> None:
         self._crew = crew
         self._blocked: dict[Any, Task[Any]] = {}
+        # Wired by the core:
+        self.refuse: Callable[[Task[Any], BaseException], object] = lambda task, error: None
 
     def begin_wait(self, task: Task[Any]) -> None:
         """The current greenlet waits for `task` without a time-out. Raises WouldDeadlockError. Never switches."""
         current: Any = getcurrent()
         if isinstance(current, Worker) and current in self._crew.workers and current.attempt is not None:
             if self._is_certain(current, task) and not self._crew.relieve():
-                raise WouldDeadlockError(
-                    f"{name_of(current.attempt.fn)} waits for {name_of(task.fn)}, and so do all "
-                    f"{len(self._crew.workers)} workers for tasks that only they could run"
-                )
+                raise self._error(current, task)
             self._blocked[current] = task
 
     def end_wait(self) -> None:
         """The current greenlet waits no more. Never switches."""
         if self._blocked:
             self._blocked.pop(getcurrent(), None)
+
+    def _error(self, worker: Any, task: Task[Any]) -> WouldDeadlockError:
+        waiting, awaited, number = name_of(worker.attempt.fn), name_of(task.fn), len(self._crew.workers)
+        return WouldDeadlockError(
+            f"{waiting} waits for {awaited}, and so do all {number} workers for tasks that only they could run"
+        )
 
     def _is_certain(self, current: Worker[R], task: Task[Any]) -> bool:
         workers = self._crew.workers
@@ -51,6 +57,13 @@ class Deadlocks(Generic[R]):
         # Who waits by a direct switch is the waiter of another worker's attempt.
         waiting = {worker.attempt.waiter for worker in workers if worker.attempt is not None}
         return all(worker is current or self._is_stuck(worker, waiting) for worker in workers)
+
+    def reconsider(self) -> None:
+        """If all are stuck now, for one has lost its last chance of a resource, tell one so. Never switches."""
+        for worker, task in self._blocked.items():
+            if worker.attempt is not None and self._is_certain(worker, task) and not self._crew.relieve():
+                self.refuse(task, self._error(worker, task))
+                return
 
     def is_needed(self, worker: Any) -> bool:
         """Whether all other workers are stuck, so that only this one can go on. Never switches."""

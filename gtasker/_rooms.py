@@ -56,6 +56,8 @@ class Rooms(Generic[R]):
         stock.place = self._place_new
         stock.on_starved = backlog.dispatch
         backlog.on_backlog = crew.alert
+        backlog.on_want = self.deadlocks.reconsider
+        self.deadlocks.refuse = outcomes.refuse
         backlog.on_room = self.door.let_in
         backlog.dismiss = crew.dismiss
         backlog.inspect = self.returning.inspect

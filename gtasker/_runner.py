@@ -37,10 +37,9 @@ T = TypeVar("T")
 
 
 class Runner(Observed[R]):
-    """Runs tasks over a bounded, self-healing set of resources.
+    """Runs tasks over a bounded, self-healing set of resources. `Runner(**options)` is `Runner(Config(**options))`.
 
-    `Runner(config)`, or `Runner(**options)` for `Runner(Config(**options))`. It starts on `start()`, on `with`, or on
-    first use, and belongs to the OS thread and the process where that happens.
+    It starts on `start()`, on `with`, or on first use, and belongs to the OS thread and the process where that happens.
     """
 
     def __init__(self, config: Config[R] | None = None, /, **options: Any) -> None:
@@ -69,8 +68,8 @@ class Runner(Observed[R]):
     def stop(self, timeout: float | None = None) -> ShutdownReport:
         """Take no more work from outside, finish all that was accepted, destroy every resource. Switches.
 
-        After `timeout` seconds it goes on as `kill()`. A second call waits for the same shutdown. From inside a task
-        or a lease, and from the hub, it begins the shutdown and returns at once.
+        After `timeout` seconds it goes on as `kill()`. A second call waits for the same shutdown. From inside a task or
+        a lease, and from the hub, it begins the shutdown and returns at once.
         """
         return self._here().closing.stop(timeout)
 
@@ -86,9 +85,7 @@ class Runner(Observed[R]):
         try:
             return self.start()
         except BaseException:  # its caller went away, and will not come to the end of the block
-            core = self._here()
-            if core.site.life.is_open:
-                core.undo()
+            self._here().undo()
             raise
 
     def __exit__(
@@ -121,9 +118,7 @@ class Runner(Observed[R]):
             return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
         site, backlog, desk = core.site, core.backlog, core.desk
         caller, turn = getcurrent(), site.turn
-        if site.home != get_ident() or caller is site.hub or not desk.is_plain or core.stock.is_down:
-            return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
-        if type(caller) is Worker:  # it may wait for what only it could run
+        if site.home != get_ident() or caller is site.hub or not desk.is_plain or type(caller) is Worker:
             return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
         now = monotonic()
         task = new_task(Task)
@@ -172,7 +167,7 @@ class Runner(Observed[R]):
         return self.queue_task(fn, *args, once=True)
 
     def queue_task_with_priority_once(self, fn: Callable[[R, Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
-        """`queue_task` with `priority=Priority.HIGH` and `once=True`. Switches."""
+        """`queue_task` with both. Switches."""
         return self.queue_task(fn, *args, priority=Priority.HIGH, once=True)
 
     def submit(
@@ -189,6 +184,14 @@ class Runner(Observed[R]):
 
         `callback(task)` is called in a greenlet of the runner's once it answered. May be called from the hub.
         """
+        core = self._core
+        is_plain = timeout is None and key is None and callback is None and callable(fn)
+        if core is not None and is_plain and core.site.home == get_ident() and core.desk.is_plain:
+            task: Task[T] = core.desk.make(fn, args, priority, once)
+            task.owner = core.outcomes
+            core.site.meter.arrived += 1
+            core.backlog.push(task)
+            return task
         return self._here().desk.submit(fn, args, priority, once, timeout, key, callback)
 
     def map(
@@ -227,7 +230,7 @@ class Runner(Observed[R]):
         AcquireTimeoutError, TooManyWaitersError, ResourceUnavailableError, RunnerStoppedError.
         """
         core = self._core
-        lending = core.lending if core is not None else self._here().lending
+        lending = core.lending if core is not None and core.site.home else self._here().lending
         if not callable(fn):
             raise TypeError(f"a task must be callable, not {fn!r}")
         resource = lending.take_idle(fn)
@@ -250,8 +253,7 @@ class Runner(Observed[R]):
 
         Leaving gives the resource back and never switches. `Lease.discard()` has it destroyed instead.
         """
-        core = self._core
-        return Lease(core.lending if core is not None and core.site.home else self._here().lending, timeout, priority)
+        return Lease(self._here().lending, timeout, priority)
 
     def pause(self) -> None:
         """Let workers finish their attempt and take no more until `resume`. Never switches."""

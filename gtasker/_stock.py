@@ -36,13 +36,14 @@ R = TypeVar("R")
 
 # A random part of the lifetime, up to this, is taken off, so that what was made together does not end together.
 _LIFETIME_JITTER = 0.1
+# One failure may be chance; when the next attempt fails too, the backend is called down.
+_DOWN_AFTER = 2
 
 
 class Stock(Generic[R]):
     """All resources of one runner. It makes what `demand` asks for, and gives each new one to `place`."""
 
     def __init__(self, site: Site[R], calls: Calls[R]) -> None:
-        config = site.config
         self._site = site
         self._calls = calls
         self._last_id = 0
@@ -53,8 +54,8 @@ class Stock(Generic[R]):
         self.failures = 0
         self._failed_at = 0.0
         self.records: dict[int, Resource[R]] = {}
-        self.limit: int = config.max_resources
-        self.reserve: int = config.resource_pool_size
+        self.limit: int = site.config.max_resources
+        self.reserve: int = site.config.resource_pool_size
         self.owned = 0  # of the records: how many are a worker's own
         self.making: dict[int, float] = {}  # by number: since when `on_create` is under way
         self.unmaking: dict[int, tuple[Resource[R], float]] = {}  # likewise `on_destroy`
@@ -69,6 +70,7 @@ class Stock(Generic[R]):
         self.place: Callable[[Resource[R]], object] = lambda resource: None
         self.on_create_failed: Callable[[BaseException], object] = lambda error: None
         self.on_down: Callable[[BaseException], object] = lambda error: None
+        self.on_up: Callable[[], object] = lambda: None
         self.on_starved: Callable[[], object] = lambda: None
         self.on_change: Callable[[], object] = lambda: None
 
@@ -207,28 +209,30 @@ class Stock(Generic[R]):
             self._end_late()
             return
         failing_since, self.failing_since = self.failing_since, None
-        self.failures = 0
+        failures, self.failures = self.failures, 0
         self.last_error = None
-        self.is_down = False
+        if self.is_down:
+            self.is_down = False
+            self.on_up()
+        if site.listening:
+            site.emit(ResourceCreated, resource_id=number, seconds=now - started)
+            if failures >= _DOWN_AFTER and failing_since is not None:
+                site.emit(BackendUp, seconds_down=now - failing_since)
         if self.closed:
             self.discard(resource, self.closing_reason)
         else:
             self.place(resource)
             self.supply()
         self.on_change()
-        if site.listening:
-            site.emit(ResourceCreated, resource_id=number, seconds=now - started)
-            if failing_since is not None:
-                site.emit(BackendUp, seconds_down=now - failing_since)
 
     def _failed(self, number: int, started: float, error: BaseException) -> None:
         site = self._site
         now = monotonic()
         site.meter.create_failures += 1
-        first = self.failing_since is None
-        if first:
+        if self.failing_since is None:
             self.failing_since = now
-        if started >= self._failed_at:  # attempts that were under way together count once
+        is_new = started >= self._failed_at  # attempts that were under way together count once
+        if is_new:
             self.failures += 1
             base, cap = site.config.create_backoff
             delay = random.uniform(0, min(cap, base * 2 ** min(self.failures - 1, 60)))
@@ -236,16 +240,16 @@ class Stock(Generic[R]):
             self._failed_at = now
         # Its frames would keep what failed, and with it sockets, for as long as the backend is away.
         self.last_error = error.with_traceback(None)
+        if site.listening:
+            wait = max(0.0, self.next_attempt_at - now)
+            site.emit(ResourceCreateFailed, resource_id=number, error=error, next_attempt_in=wait)
+            if is_new and self.failures == _DOWN_AFTER:
+                site.emit(BackendDown, error=error)
         self.on_create_failed(error)
         self.check_down()
         self.supply()
         self.on_change()
         site.log(logging.WARNING, "on_create failed: %r", error)
-        if site.listening:
-            wait = max(0.0, self.next_attempt_at - now)
-            site.emit(ResourceCreateFailed, resource_id=number, error=error, next_attempt_in=wait)
-            if first:
-                site.emit(BackendDown, error=error)
 
     def _probe_later(self) -> None:
         # The timer keeps the loop from ending while somebody waits for what it may bring, and only then.
@@ -271,8 +275,8 @@ class Stock(Generic[R]):
             site.fault("on_destroy", error)
         del self.unmaking[resource.id]
         site.meter.destroyed += 1
+        if site.listening:
+            site.emit(ResourceDestroyed, resource_id=resource.id, reason=reason)
         self.check_down()
         self.supply()
         self.on_change()
-        if site.listening:
-            site.emit(ResourceDestroyed, resource_id=resource.id, reason=reason)

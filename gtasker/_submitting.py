@@ -36,9 +36,14 @@ class Submitting(Generic[R]):
         self._joining = rooms.joining
         self._asking = rooms.asking
         # Whether a task may be pushed with no more ado: the backlog has no bound, and the backend is not down.
-        self.is_plain = rooms.site.config.max_queued is None
+        self.is_plain = False
+        self.refresh()
         # Without propagation an attempt still has a context of its own: what it sets is gone with it.
         self.make_context: Callable[[], Context] = copy_context if rooms.site.config.propagate_context else Context
+
+    def refresh(self) -> None:
+        """Say anew whether `is_plain` holds. Never switches."""
+        self.is_plain = self._site.config.max_queued is None and not self._stock.is_down
 
     def queue(self, fn: Any, args: tuple[Any, ...], priority: int, once: bool, timeout: float | None, key: Any) -> Any:
         """Accept, wait for the answer, return or raise it. Switches."""

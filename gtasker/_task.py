@@ -139,6 +139,8 @@ class Task(Generic[T]):
         Raises `gevent.Timeout` after `timeout` seconds, and leaves the task alone. Each call raises the same exception
         object with the same traceback.
         """
+        if self.state is DONE:
+            return self._value
         if self.state < DONE:
             if timeout is None:
                 self._await(forever=True)

@@ -72,6 +72,8 @@ class Worker(_Greenlet, Generic[R]):
                 self._backlog.push(task, returned=True)
                 return
             elif not self._backlog.free(self):  # its caller has left, and nobody else waits
+                if self._outcomes.on_answer is not None:
+                    self._outcomes.on_answer()
                 return
         if (task is not None or self.dismissed) and not self.dead:
             self.switch()
@@ -128,8 +130,9 @@ class Worker(_Greenlet, Generic[R]):
             runs(finished - started)
             waiter = task.waiter
             if waiter is None or backlog.waiting:
-                if waiter is None:
-                    task.let_go()  # its handle may be kept for long
+                if waiter is None:  # its handle may be kept for long
+                    task.fn = task.context = task.worker = None  # type: ignore[assignment]
+                    task.args = ()
                 else:
                     woken.append(task)
                     if not turn.scheduled:
