@@ -174,7 +174,7 @@ class Stock(Generic[R]):
 
     def _create(self, number: int) -> None:
         config = self._site.config
-        started = monotonic()
+        started = self.making[number]
         late: list[int] = []
 
         def is_stuck() -> None:
