@@ -99,7 +99,8 @@ class Asking(Generic[R]):
         if self._stock.is_down:
             self._fail(LeaseFailure.UNAVAILABLE, self.unavailable())
         most = self._site.config.max_waiting
-        if most is not None and len(self._backlog.loans) >= most and not self._backlog.spare:
+        backlog = self._backlog
+        if most is not None and backlog.loans.live >= most and not backlog.spare and not backlog.idle:
             self._fail(LeaseFailure.TOO_MANY_WAITERS, TooManyWaitersError(f"{most} wait already ({self._account()})"))
 
     def _fail(self, reason: LeaseFailure, error: BaseException) -> None:

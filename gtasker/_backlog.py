@@ -159,14 +159,25 @@ class Backlog(Generic[R]):
 
     def dispatch(self) -> None:
         """Give what waits to what is idle, while the turn lasts. Never switches."""
-        while self.loans and self.spare and self._turn.left > 0:
+        self._serve_loans()
+        self._serve_by_workers()
+        while self.lent and self.spare and self.tasks.live and not self.paused and self._turn.left > 0:
+            self._swap()
+            self._serve_by_workers()
+        if self.wanting and self.spare and self._stock.may_feed():
+            self.place(self.spare.pop(0))
+
+    def _serve_loans(self) -> None:
+        while self.loans.live and self.spare and self._turn.left > 0:
             resource = self.spare.pop()
             if self._is_ready(resource):
                 self._grant(self.loans.pop(), resource)
             elif self._is_left(resource):
                 self.spare.append(resource)
-                break
-        while (self.loans or (self.tasks and not self.paused)) and self.idle and self._turn.left > 0:
+                return
+
+    def _serve_by_workers(self) -> None:
+        while (self.loans.live or (self.tasks.live and not self.paused)) and self.idle and self._turn.left > 0:
             worker = self.idle.pop()
             resource = worker.resource
             if self._is_ready(resource):
@@ -174,11 +185,7 @@ class Backlog(Generic[R]):
                     self._turn.soon(worker)
             elif self._is_left(resource):
                 self.idle.append(worker)
-                break
-        if self.lent and self.spare and self.tasks and not self.paused:
-            self._swap()
-        if self.wanting and self.spare and self._stock.may_feed():
-            self.place(self.spare.pop(0))
+                return
 
     def free(self, worker: Server) -> bool:
         """Give `worker`, which has nothing to do and a fit resource, the best task: then True. Never switches.
@@ -241,7 +248,6 @@ class Backlog(Generic[R]):
         self._stock.own(resource, worker)
         worker.resource = resource
         self.idle.append(worker)
-        self.dispatch()
 
     def _is_ready(self, resource: Resource[R]) -> bool:
         # If it is not, it is left where it is, or on its way to be checked or destroyed.

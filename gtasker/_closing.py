@@ -162,7 +162,7 @@ class Closing(Generic[R]):
         for task in self._backlog.everything():
             self._outcomes.cancel(task, error())
         for worker in tuple(self._crew.workers):
-            for begun in (worker.task, worker.attempt):
+            for begun in (worker.task, worker.attempt, worker.judged):
                 if begun is not None:
                     self._outcomes.cancel(begun, error())
         for resource in self._stock.records.values():
@@ -211,7 +211,7 @@ class Closing(Generic[R]):
         backlog = self._backlog
         if backlog.waiting or backlog.delayed:
             return False
-        if any(worker.attempt is not None or worker.task is not None for worker in self._crew.workers):
+        if any(worker.attempt or worker.task or worker.judged for worker in self._crew.workers):
             return False
         return all(resource.holder is None for resource in self._stock.records.values())
 

@@ -135,6 +135,8 @@ class Outcomes(Owner, Generic[R]):
 
     def cancel(self, task: Task[Any], error: BaseException | None = None) -> bool:
         """Settle as cancelled; False if it had answered. A running attempt is interrupted later. Never switches."""
+        if get_ident() != self._site.thread:
+            raise WrongThreadError("this task belongs to a runner of another thread")
         if task.state >= DONE:
             return False
         name = name_of(task.fn)

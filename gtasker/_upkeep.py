@@ -48,6 +48,7 @@ class Upkeep(Generic[R]):
     def _make_round(self) -> None:
         if self._stock.closed:
             return
+        self.open()
         now = monotonic()
         for resource in tuple(self._stock.records.values()):
             if resource.holder is not None:
@@ -55,7 +56,6 @@ class Upkeep(Generic[R]):
         self.look_after_idle()
         self.shrink()
         self._crew.retire_idle(now)
-        self.open()
 
     def _watch(self, resource: Resource[R], now: float) -> None:
         if resource.holder.dead:

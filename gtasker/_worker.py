@@ -54,6 +54,7 @@ class Worker(_Greenlet, Generic[R]):
         self.attempt: Task[Any] | None = None
         self.resource: Resource[R] | None = None
         self.started_at = 0.0  # of the attempt
+        self.judged: Task[Any] | None = None  # its error is before check_health; it may have to be tried again
         self.struck: BaseException | None = None  # what was thrown into the attempt
         self.caring = False  # for its resource, in a hook
         self.dismissed = False
@@ -206,13 +207,20 @@ class Worker(_Greenlet, Generic[R]):
             self._end_strike()
             outcomes.fail(task, error, started, finished)
             self._done(resource, self._care(self._judge.vouch, resource))
-        elif self._care(self._judge.is_healthy, error):
+        elif self._is_healthy(task, error):
             outcomes.fail(task, error, started, finished)
             self._done(resource, self._care(self._judge.clean, resource, finished))
         else:
             # Back in line first: what is free next may serve it, and nobody overtakes it.
             outcomes.retry_or_fail(task, error, started, finished)
             self._done(resource, DestroyReason.UNHEALTHY)
+
+    def _is_healthy(self, task: Task[Any], error: Exception) -> bool:
+        self.judged = task
+        try:
+            return self._care(self._judge.is_healthy, error)
+        finally:
+            self.judged = None
 
     def _care(self, hook: Callable[..., T], *args: Any) -> T:
         # While a hook runs the worker is neither idle nor in an attempt; nobody may switch to it.
