@@ -81,7 +81,9 @@ class Lending(Generic[R]):
         self._site = site
         self._turn = site.turn
         self._backlog = backlog
-        self._judge = judge
+        self._spare = backlog.spare
+        self._hub = site.hub
+        self._patience = judge.patience
         self.asking = asking
         self.returning = returning
         self.meter = site.meter
@@ -91,19 +93,19 @@ class Lending(Generic[R]):
 
     def take_idle(self, call: Any) -> Resource[R] | None:
         """An idle resource of the reserve, if there is one that is fit, and nobody waits for it. Never switches."""
-        backlog, turn = self._backlog, self._turn
-        if not backlog.spare or not self._is_plain or self._site.home != get_ident():
+        spare, turn = self._spare, self._turn
+        if not spare or not self._is_plain or self._site.home != get_ident():
             return None
-        if backlog.waiting or turn.woken or turn.left <= 0:  # it would overtake somebody, or keep the loop too long
+        if self._backlog.waiting or turn.woken or turn.left <= 0:  # it would overtake somebody, or keep the loop
             return None
-        resource = backlog.spare[-1]
+        resource = spare[-1]
         now = monotonic()
-        if now >= resource.good_until or now - resource.idle_since >= self._judge.patience:
+        if now >= resource.good_until or now - resource.idle_since >= self._patience:
             return None
         holder = getcurrent()
-        if holder is self._site.hub:
+        if holder is self._hub:
             return None
-        backlog.spare.pop()
+        del spare[-1]
         turn.left -= 1
         if turn.left <= 0:  # nothing is handed over any more until somebody has seen to that
             turn.checkpoint(now)
@@ -147,19 +149,18 @@ class Lending(Generic[R]):
 
     def give_back(self, resource: Resource[R], now: float) -> None:
         """Take it back after a use that ended well at `now`. Never switches."""
-        turn, backlog = self._turn, self._backlog
+        backlog = self._backlog
         if (
-            resource.worker is not None
-            or not self._is_simple
-            or not self._site.home  # it is closing, and looks whether all is back
-            or resource.struck
+            now > self._turn.until
             or backlog.waiting
             or backlog.wanting
+            or resource.worker is not None
             or now >= resource.good_until
-            or now > turn.until
+            or not self._is_simple
+            or not self._site.home  # it is closing, and looks whether all is back
         ):
             self.returning.take_back(resource, None)
             return
         resource.holder = resource.call = None
         resource.idle_since = now
-        backlog.spare.append(resource)
+        self._spare.append(resource)
