@@ -22,11 +22,12 @@ R = TypeVar("R")
 class Admission(Generic[R]):
     """The door of one runner."""
 
-    __slots__ = ("_records", "_site", "on_first_use")
+    __slots__ = ("_records", "_site", "is_over", "on_first_use")
 
     def __init__(self, site: Site[R], records: dict[int, Resource[R]]) -> None:
         self._site = site
         self._records = records
+        self.is_over = False  # nothing is under way any more that might still come in
         # Wired by the core:
         self.on_first_use: Callable[[], object] = lambda: None
 
@@ -44,7 +45,7 @@ class Admission(Generic[R]):
         life = self._site.life
         if life.state is State.NEW:
             self.on_first_use()
-        if not life.is_open and not (life.state is State.STOPPING and self.is_inside()):
+        if not life.is_open and (self.is_over or life.state is not State.STOPPING or not self.is_inside()):
             raise RunnerStoppedError(f"runner {self._site.config.name!r} is {life.state.value}")
 
     def is_inside(self) -> bool:

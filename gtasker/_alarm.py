@@ -69,6 +69,12 @@ class Alarm:
         """Have `call()` made in the hub `delay` seconds from now. Never switches."""
         return self.at(monotonic() + delay, call)
 
+    def keep_loop(self, keep: bool) -> None:
+        """Say whether the loop must go on for these moments: somebody awaits what comes of them. Never switches."""
+        self._ref = keep
+        if self._timer is not None:
+            self._timer.ref = keep and self._live > 0
+
     def close(self) -> None:
         """Forget every entry, now and later, and stop the timer. Never switches."""
         self._closed = True

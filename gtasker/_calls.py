@@ -72,13 +72,17 @@ class Calls(Generic[R]):
     ) -> T:
         """Return `fn(*args)`; after `limit` seconds it is interrupted and a TimeoutError raised. Switches as `fn` does.
 
-        A hook that swallows the interrupt counts as abandoned until it returns; what it then returns is taken.
+        A hook that swallows the interrupt counts as abandoned until it returns; what it then returns is lost, but for a
+        caller who gave `on_abandoned`, and was called by it before the interruption.
         """
         call = _Call(what, on_abandoned)
         self.running.add(call)
         entry = None if limit is None else self._site.housekeeping.after(limit, lambda: self._overrun(call, limit))
         try:
-            return fn(*args)
+            value = fn(*args)
+            if call.abandoned_at is not None and on_abandoned is None:
+                raise TimeoutError(f"{what} took longer than {limit} s, and went on after its interruption")
+            return value
         except Interrupt as error:
             if error is call.interrupt:
                 raise TimeoutError(f"{what} was interrupted: {error}") from None
@@ -102,15 +106,18 @@ class Calls(Generic[R]):
         if call in self.running:
             self._site.log(logging.WARNING, "%s goes on after %g s and its interruption", call.what, limit)
 
+    def _nudge(self) -> None:
+        self.on_abandoned()  # whoever it is by then
+
     def strike(self, call: _Call, why: str) -> None:
         """Throw into `call` if it still runs; if it goes on all the same, it is abandoned. In the hub."""
         if call in self.running and call.greenlet is not getcurrent():
             call.interrupt = Interrupt(why)
             call.abandoned_at = monotonic()
-            self._site.housekeeping.after(PATIENCE, self.on_abandoned)
-            call.greenlet.throw(call.interrupt)
-            if call in self.running and call.on_abandoned is not None:
+            self._site.housekeeping.after(PATIENCE, self._nudge)
+            if call.on_abandoned is not None:
                 call.on_abandoned()
+            call.greenlet.throw(call.interrupt)
 
 
 class _Strike:

@@ -21,6 +21,7 @@ from greenlet import getcurrent
 from gtasker._alarm import Entry
 from gtasker._calls import Interrupt
 from gtasker._events import DestroyReason, LeaseFailure
+from gtasker._extras import DONE
 from gtasker._lifecycle import State
 from gtasker._loan import Resource
 from gtasker._outcomes import Strike
@@ -126,6 +127,7 @@ class Closing(Generic[R]):
         self._outcomes.on_answer = self._returning.on_back = self.nudge
         self._crew.on_end = self._calls.on_abandoned = site.errands.on_done = self.nudge
         self._outcomes.refresh()
+        self._backlog.attend()
         if state is State.STOPPING:
             self._backlog.paused = False
             self._backlog.dispatch()
@@ -172,7 +174,7 @@ class Closing(Generic[R]):
 
     def _insist(self) -> None:
         # Code that catches `Exception` has survived a RunnerKilledError; this it does not catch.
-        for worker, task in tuple(self._outcomes.struck.items()):
+        for worker, (task, _) in tuple(self._outcomes.struck.items()):
             self._site.turn.soon(Strike(worker, task, Interrupt("the runner was killed"), self._outcomes.struck))
         for resource in self._stock.records.values():
             if resource.holder is not None and resource.struck:
@@ -192,7 +194,7 @@ class Closing(Generic[R]):
     def _run(self) -> None:
         while self._site.life.state is State.STOPPING and not self._is_quiet():
             self._pause()
-        self._crew.closed = self._stock.closed = True
+        self._crew.closed = self._stock.closed = self._admission.is_over = True
         self._crew.trim(0)
         while self._backlog.spare:
             self._stock.discard(self._backlog.spare.pop(), self._stock.closing_reason)
@@ -209,17 +211,24 @@ class Closing(Generic[R]):
 
     def _is_quiet(self) -> bool:
         backlog = self._backlog
-        if backlog.waiting or backlog.delayed:
+        if backlog.waiting or backlog.delayed or self._outcomes.callbacks:
             return False
-        if any(worker.attempt or worker.task or worker.judged for worker in self._crew.workers):
+        if any(self._is_at_work(worker) for worker in self._crew.workers):
             return False
         return all(resource.holder is None for resource in self._stock.records.values())
 
+    def _is_at_work(self, worker: Any) -> bool:
+        # An attempt whose task has answered is only waited for to end, like a hook.
+        begun = worker.attempt
+        return bool(worker.task or worker.judged or (begun is not None and begun.state < DONE))
+
     def _is_over(self) -> bool:
-        # One errand is this one. A kill waits for all until its time is up; a stop does not wait for hooks that go on
-        # long after their own time was up.
+        # One errand is this one. A kill waits for all until its time is up; a stop does not wait for hooks and attempts
+        # that go on long after their own time was up.
         alive = len(self._crew.greenlets) + self._site.errands.busy - 1
-        return alive <= (0 if self._site.life.state is State.KILLED else self._calls.given_up)
+        if self._site.life.state is State.KILLED:
+            return not alive
+        return alive <= self._calls.given_up + self._outcomes.given_up
 
     def _is_overdue(self) -> bool:
         return self._give_up_at is not None and monotonic() >= self._give_up_at

@@ -75,8 +75,10 @@ class Core(Rooms[R]):
         if self.site.life.state is State.NEW:
             self.open()
         self._check_open()
+        self._create_error = None
         late = Event()
         entry = None if timeout is None else self.site.deadlines.after(timeout, lambda: self._late(late))
+        self.backlog.attend()
         try:
             while not self._is_ready():
                 if late.is_set() or (timeout is None and self._create_error is not None):
@@ -124,6 +126,7 @@ class Core(Rooms[R]):
             before = self.site.life.move(State.PAUSED)
             self.site.home = 0
             self.backlog.paused = True
+            self.backlog.recall(self.crew.workers)
             self.outcomes.refresh()
             self._on_state(before)
 
@@ -169,10 +172,13 @@ class Core(Rooms[R]):
     def purge(self, key: Any) -> int:
         """Cancel the tasks that wait, or those with this key; say how many. Never switches."""
         self.admission.check_place(blocking=False)
+        self.backlog.recall(self.crew.workers)
         tasks = self.backlog.everything()
         if key is not None:
             tasks = [task for task in tasks if task.extras is not None and task.extras.key == key]
-        return sum(self.outcomes.cancel(task) for task in tasks)
+        purged = sum(self.outcomes.cancel(task) for task in tasks)
+        self.backlog.dispatch()
+        return purged
 
     def forget(self) -> None:
         """In a forked child: let go of what the parent has, without a word to the peer. Switches as the hook does."""
@@ -194,6 +200,7 @@ class Core(Rooms[R]):
 
     def _on_down(self, error: BaseException) -> None:
         self.desk.refresh()
+        self.door.turn_away(self.asking.unavailable())
         for task in self.backlog.everything():
             self.outcomes.refuse(task, self.asking.unavailable())
         self.asking.refuse_all(self.asking.unavailable, LeaseFailure.UNAVAILABLE)

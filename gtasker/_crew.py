@@ -101,8 +101,11 @@ class Crew(Generic[R]):
 
     def alert(self) -> None:
         """The backlog crossed the threshold: decide at once, unless one has just decided. Never switches."""
-        if monotonic() >= self._decided_at + self._site.config.burst_interval:
+        left = self._decided_at + self._site.config.burst_interval - monotonic()
+        if left <= 0:
             self._decide()
+        else:
+            self._decide_later(left)
 
     def resize(self, base: int, maximum: int) -> None:
         """Want other numbers from now on; nothing is interrupted. Never switches."""
@@ -191,7 +194,10 @@ class Crew(Generic[R]):
             self._next_decision.cancel()
             self._next_decision = None
         self._decided_at = monotonic()
-        if self.closed or self.scaling is None or self._backlog.paused:
+        if self.closed or self.scaling is None:
+            return
+        if self._backlog.paused:
+            self._decide_later(self._site.config.burst_interval)
             return
         site, load = self._site, self.load()
         try:

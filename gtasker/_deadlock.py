@@ -28,6 +28,7 @@ class Deadlocks(Generic[R]):
     def __init__(self, crew: Crew[R]) -> None:
         self._crew = crew
         self._blocked: dict[Any, Task[Any]] = {}
+        self._timed: set[Any] = set()  # workers whose wait ends by itself
         # Wired by the core:
         self.refuse: Callable[[Task[Any], BaseException], object] = lambda task, error: None
 
@@ -39,10 +40,18 @@ class Deadlocks(Generic[R]):
                 raise self._error(current, task)
             self._blocked[current] = task
 
+    def begin_timed_wait(self) -> None:
+        """The current greenlet waits for a task, for some time. Never switches."""
+        current: Any = getcurrent()
+        if isinstance(current, Worker):
+            self._timed.add(current)
+
     def end_wait(self) -> None:
         """The current greenlet waits no more. Never switches."""
-        if self._blocked:
-            self._blocked.pop(getcurrent(), None)
+        if self._blocked or self._timed:
+            current: Any = getcurrent()
+            self._blocked.pop(current, None)
+            self._timed.discard(current)
 
     def _error(self, worker: Any, task: Task[Any]) -> WouldDeadlockError:
         waiting, awaited, number = name_of(worker.attempt.fn), name_of(task.fn), len(self._crew.workers)
@@ -80,7 +89,7 @@ class Deadlocks(Generic[R]):
             return False
         task = self._blocked.get(worker)
         if task is None:
-            return worker in waiting
+            return worker in waiting and worker not in self._timed
         return not _ends_by_itself(task)
 
 

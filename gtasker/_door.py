@@ -67,7 +67,8 @@ class Door(Generic[R]):
         """There is room: let in who is first. Never switches."""
         while self._line and self._has_room():
             knock = self._line.pop()
-            self._backlog.push(knock.task)
+            if knock.task.state < DONE:  # it may have been cancelled, or timed out, before the door
+                self._backlog.push(knock.task)
             self._site.turn.soon(knock)
 
     def turn_away(self, error: BaseException) -> None:

@@ -54,7 +54,7 @@ def _disown() -> None:
         site.home = 0
         core.outcomes.is_direct = core.outcomes.may_be_direct = False
         site.deadlines.inert = site.housekeeping.inert = site.errands.inert = True
-        site.turn.abandon()
+        site.turn.renounce()
         for greenlet in site.errands.pool:
             greenlet.switch = greenlet.throw = _inert
         _inherited.append(core)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from gtasker._backlog import Backlog
-from gtasker._extras import CANCELLED, DONE, QUEUED, TaskState, name_of
+from gtasker._extras import CANCELLED, DONE, FAILED, QUEUED, TaskState, name_of
 from gtasker._outcomes import Outcomes
 from gtasker._task import Owner, Task, extras_of
 from gtasker.errors import TaskCancelledError
@@ -94,6 +94,8 @@ class Joining(Owner, Generic[R]):
             else:
                 handle._error, handle._traceback = task._error, task._traceback
             handle._own_state = task.state
+            if task.state is FAILED:
+                self._outcomes.listen(handle, name_of(handle.fn))
             handle.let_go()
             self._outcomes.soon(handle)
 

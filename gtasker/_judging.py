@@ -76,8 +76,8 @@ class Judge(Generic[R]):
         if good:
             resource.checked_at = monotonic()
             resource.suspect = False
-            resource.good_until = -inf if resource.condemned or self._readable else resource.expires_at
-            return None
+            resource.good_until = resource.expires_at
+            return self._last_look(resource)
         for other in self._records.values():
             if other.id < resource.id:
                 other.distrust()
@@ -86,12 +86,8 @@ class Judge(Generic[R]):
     def clean(self, resource: Resource[R], now: float) -> DestroyReason | None:
         """After a use that ended well: `reset` it, unless it has to go anyway. Switches as the hook does."""
         resource.used = True
-        if self._readable:
-            resource.good_until = -inf
         if resource.condemned is not None:
             return resource.condemned
-        if now >= resource.expires_at:
-            return DestroyReason.EXPIRED
         reset = self._site.config.reset
         if reset is not None:
             try:
@@ -100,9 +96,19 @@ class Judge(Generic[R]):
                 self._site.fault("reset", error)
                 return DestroyReason.RESET_FAILED
         resource.idle_since = now
-        if self._readable and self._is_readable(resource):  # it may be handed on at once, without a look
-            return DestroyReason.READABLE
-        return resource.condemned
+        return self._last_look(resource)
+
+    def _last_look(self, resource: Resource[R]) -> DestroyReason | None:
+        # It may be handed on at once, without a look at it.
+        if resource.condemned is not None:
+            return resource.condemned
+        if monotonic() >= resource.expires_at:
+            return DestroyReason.EXPIRED
+        if self._readable and resource.used:
+            resource.good_until = -inf
+            if self._is_readable(resource):
+                return DestroyReason.READABLE
+        return None
 
     def vouch(self, resource: Resource[R]) -> DestroyReason | None:
         """After an interrupted use: ask `on_interrupt` whether it is clean again. Switches as the hook does."""
@@ -114,7 +120,10 @@ class Judge(Generic[R]):
         except BaseException as error:
             self._site.fault("on_interrupt", error)
             return DestroyReason.INTERRUPTED
-        return None if clean is True else DestroyReason.INTERRUPTED
+        if clean is not True:
+            return DestroyReason.INTERRUPTED
+        resource.used = True
+        return self._last_look(resource)
 
     def is_healthy(self, error: Exception) -> bool:
         """Ask `check_health`; errors of ours are healthy, and if it raises itself, the error is not."""
@@ -122,7 +131,7 @@ class Judge(Generic[R]):
         if check_health is None or isinstance(error, GTaskerError):
             return True
         try:
-            return bool(check_health(error))
+            return bool(self._calls.call("check_health", None, check_health, error))
         except BaseException as fault:
             self._site.fault("check_health", fault)
             return False

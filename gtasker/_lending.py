@@ -29,25 +29,32 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class Lease(Loan[R]):
+class Lease(Generic[R]):
     """What `Runner.lease` returns: `with runner.lease() as resource:`. It can be entered again once it was left."""
 
-    __slots__ = ("_discarded", "_lending", "_timeout")
+    __slots__ = ("_discarded", "_is_entered", "_lending", "_timeout", "priority", "resource")
 
     def __init__(self, lending: Lending[R], timeout: float | None, priority: int) -> None:
-        self.priority = priority
-        self.resource = None
         self._lending = lending
         self._timeout = timeout
         self._discarded = False
+        self._is_entered = False
+        self.priority = priority
+        self.resource: Resource[R] | None = None
 
     def __enter__(self) -> R:
         """Take a resource. Switches when none is idle. Raises `ResourceError`s, `RunnerStoppedError`."""
-        if self.resource is not None:
+        if self._is_entered:
             raise RuntimeError("this lease is out already")
         resource = self._lending.take_idle(self)
         if resource is None:
-            resource = self._lending.asking.take(self, self._timeout, self)
+            self._is_entered = True
+            try:
+                resource = self._lending.asking.take(Loan(self.priority), self._timeout, self)
+            except BaseException:
+                self._is_entered = False
+                raise
+        self._is_entered = True
         self.resource = resource
         return resource.value
 
@@ -58,6 +65,7 @@ class Lease(Loan[R]):
         lending, resource = self._lending, self.resource
         lending.check_thread()
         self.resource = None
+        self._is_entered = False
         if resource is None:  # it was found leaked, and taken back
             pass
         elif error is None and not self._discarded:
@@ -127,13 +135,13 @@ class Lending(Generic[R]):
         resource = self.asking.take(Loan(Priority.HIGH), timeout, fn)
         self.meter.arrived += 1
         self._site.collect("record_arrival")
-        self.meter.waits.append(max(0.0, resource.taken_at - began))
         try:
             value = fn(resource.value, *args)
         except BaseException as error:
             self.failed(resource, error, began)
             raise
         now = monotonic()
+        self.meter.waits.append(max(0.0, resource.taken_at - began))
         self.meter.runs.append(now - resource.taken_at)
         self._site.collect("record_completion", TaskTimes(began, resource.taken_at, now))
         self.give_back(resource, now)
@@ -142,6 +150,7 @@ class Lending(Generic[R]):
     def failed(self, resource: Resource[R], error: BaseException, began: float = 0.0) -> None:
         """Count that what `run_task` called raised, and take the resource back. Never switches."""
         now = monotonic()
+        self.meter.waits.append(max(0.0, resource.taken_at - began) if began else 0.0)
         self.meter.runs.append(now - resource.taken_at)
         self.meter.failed_timed += 1
         self._site.collect("record_failure", TaskTimes(began or resource.taken_at, resource.taken_at, now))

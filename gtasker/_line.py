@@ -67,12 +67,13 @@ class _Lane(Generic[E]):
 class Line(Generic[E]):
     """Strict: a higher priority (a lower number) always goes first; within one, first come first served."""
 
-    __slots__ = ("_best", "_lanes", "_queue", "live")
+    __slots__ = ("_best", "_ghosts", "_lanes", "_queue", "live")
 
     def __init__(self) -> None:
         self._lanes: dict[int, _Lane[E]] = {}
         self._queue: PriorityQueue[tuple[int, _Lane[E]]] = PriorityQueue()
         self._best: _Lane[E] | None = None  # the first of _queue; it has a live entry when the line has
+        self._ghosts = 0  # lanes in _queue that are empty, for all in them were withdrawn
         self.live = 0
 
     def __len__(self) -> int:
@@ -90,7 +91,9 @@ class Line(Generic[E]):
             lane.waiting.append(entry)
         lane.live += 1
         self.live += 1
-        if not lane.in_queue:
+        if lane.live == 1 and lane.in_queue:
+            self._ghosts -= 1
+        elif not lane.in_queue:
             lane.in_queue = True
             self._queue.put((lane.priority, lane))
             self._best = self._queue.peek_nowait()[1]
@@ -134,8 +137,11 @@ class Line(Generic[E]):
     def _emptied(self, lane: _Lane[E]) -> None:
         lane.waiting.clear()
         lane.returned.clear()
+        self._ghosts += 1
         if lane is self._best:
             self._find_best()
+        elif 2 * self._ghosts > len(self._lanes):
+            self._forget_ghosts()
 
     def _find_best(self) -> None:
         queue = self._queue
@@ -147,7 +153,13 @@ class Line(Generic[E]):
             queue.get_nowait()
             lane.in_queue = False
             del self._lanes[lane.priority]
+            self._ghosts -= 1
         self._best = None
+
+    def _forget_ghosts(self) -> None:
+        self._lanes = {priority: lane for priority, lane in self._lanes.items() if lane.live}
+        self._queue = PriorityQueue(items=list(self._lanes.items()))
+        self._ghosts = 0
 
     def rank(self, entry: E) -> tuple[float, int]:
         """What entries of several lines are compared by: the lower rank goes first."""
@@ -175,20 +187,20 @@ class AgedLine(Line[E]):
     def __init__(self, ageing: float) -> None:
         super().__init__()
         self._ageing = ageing
-        self._heap: PriorityQueue[tuple[float, int, int, E]] = PriorityQueue()
+        self._heap: PriorityQueue[tuple[float, int, int, object, E]] = PriorityQueue()
 
     def push(self, entry: E, *, returned: bool = False) -> None:
         """Let `entry` stand in line; who returned has his old key, and so his old place. Never switches."""
-        entry.lane = self
-        self._heap.put((*self.rank(entry), id(entry), entry))
+        entry.lane = place = object()  # an entry that was moved may be in the heap twice; one of them is its place
+        self._heap.put((*self.rank(entry), id(place), place, entry))
         self.live += 1
 
     def peek(self) -> E | None:
         """The entry that goes first, or None. Never switches."""
         heap = self._heap
         while not heap.empty():
-            entry = heap.peek_nowait()[-1]
-            if entry.lane is self:
+            *_, place, entry = heap.peek_nowait()
+            if entry.lane is place:
                 return entry
             heap.get_nowait()
         return None
@@ -207,12 +219,12 @@ class AgedLine(Line[E]):
         entry.lane = None
         self.live -= 1
         if len(self._heap) > 2 * self.live:
-            live = [item for item in self._heap.queue if item[-1].lane is self]
+            live = [item for item in self._heap.queue if item[-1].lane is item[-2]]
             self._heap = PriorityQueue(items=live)
 
     def __iter__(self) -> Iterator[E]:
         """Everyone in line, in no promised order."""
-        return (item[-1] for item in tuple(self._heap.queue) if item[-1].lane is self)
+        return (item[-1] for item in tuple(self._heap.queue) if item[-1].lane is item[-2])
 
     def oldest(self) -> float | None:
         """When the one who has waited longest was queued; costs a step for each entry."""

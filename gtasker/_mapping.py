@@ -6,7 +6,7 @@ withdrawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 def in_flight(
     submit: Callable[[Item], Task[T]], items: Iterable[Item], window: int, deadlocks: Deadlocks[Any]
-) -> Iterator[tuple[int, Task[T]]]:
+) -> Generator[tuple[int, Task[T]], None, None]:
     """Submit lazily, and yield each task with its item's position when it answered. Switches."""
     done: SimpleQueue[Task[Any]] = SimpleQueue()
     positions: dict[Task[T], int] = {}
@@ -48,14 +48,21 @@ def in_flight(
                 task.cancel()
 
 
-def collect(flights: Iterator[tuple[int, Task[T]]]) -> list[T]:
+def collect(flights: Generator[tuple[int, Task[T]], None, None]) -> list[T]:
     """The values in the order of the items; the first failure is raised. Switches."""
     values: dict[int, T] = {}
     try:
         for position, task in flights:
             values[position] = task.get()
     finally:
-        close = getattr(flights, "close", None)
-        if close is not None:
-            close()
+        flights.close()
     return [values[position] for position in range(len(values))]
+
+
+def as_they_come(flights: Generator[tuple[int, Task[T]], None, None]) -> Iterator[T]:
+    """The values in the order of their answers; the first failure is raised, and ends all. Switches."""
+    try:
+        for _, task in flights:
+            yield task.get()
+    finally:
+        flights.close()

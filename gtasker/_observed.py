@@ -33,37 +33,42 @@ class Observed(Generic[R]):
 
     def stats(self) -> RunnerStats:
         """What there is now. Never switches."""
-        return self._here().views.stats()
+        return self._there().views.stats()
 
     def metrics(self) -> TaskMetrics:
         """What happened so far. Never switches."""
-        return self._here().views.metrics()
+        return self._there().views.metrics()
 
     def leases(self, *, limit: int | None = None) -> list[LeaseInfo]:
         """Who uses which resource at this moment, the longest use first, `limit` at most. Never switches."""
-        return self._here().views.leases(limit)
+        return self._there().views.leases(limit)
 
     def resources(self) -> list[ResourceInfo]:
         """What happens to each resource, those being made and unmade included, in order of creation. Never switches."""
-        return self._here().views.resources()
+        return self._there().views.resources()
 
     def bounds(self) -> Bounds:
         """The numbers of workers and resources in force, also after `resize`. Never switches."""
-        return self._here().views.bounds()
+        return self._there().views.bounds()
 
     def backend(self) -> BackendInfo:
         """How the creation of resources fares. Never switches."""
-        return self._here().views.backend()
+        return self._there().views.backend()
 
     def histograms(self) -> Histograms:
         """How long tasks waited and ran so far, in cumulative buckets (seconds). Never switches."""
-        return self._here().views.histograms()
+        return self._there().views.histograms()
 
     def __repr__(self) -> str:
         core = self._core
         if core is None or core.site.forked or core.is_over:
             return f"<Runner {self.config.name!r} new>"
         return core.views.repr()
+
+    def _there(self) -> Core[R]:
+        """A core to look at. Looking binds an unused runner to no thread, so then it is one for this look alone."""
+        core = self._core
+        return core if core is not None and not core.site.forked and not core.is_over else Core(self.config, self)
 
     def _here(self) -> Core[R]:
         """The core of this process."""

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from greenlet import getcurrent
 
 from gtasker._backlog import Backlog
-from gtasker._calls import Calls, Interrupt
+from gtasker._calls import PATIENCE, Calls, Interrupt
 from gtasker._events import TaskCancelled, TaskRetried, TaskTimedOut
 from gtasker._extras import CANCELLED, DONE, FAILED, RUNNING, Unheard, name_of
 from gtasker._metrics import TaskTimes
@@ -43,14 +43,15 @@ class Attempting(Protocol):
         """Switch to it and raise there."""
 
 
+Struck = dict[Attempting, tuple[Task[Any], float]]
+
+
 class Strike:
     """The interruption of one attempt, on its way through the hub."""
 
     __slots__ = ("_error", "_struck", "_task", "_worker")
 
-    def __init__(
-        self, worker: Attempting, task: Task[Any], error: BaseException, struck: dict[Attempting, Task[Any]]
-    ) -> None:
+    def __init__(self, worker: Attempting, task: Task[Any], error: BaseException, struck: Struck) -> None:
         self._worker = worker
         self._task = task
         self._error = error
@@ -61,7 +62,7 @@ class Strike:
         worker = self._worker
         if worker.attempt is self._task:
             worker.struck = self._error
-            self._struck[worker] = self._task
+            self._struck.setdefault(worker, (self._task, monotonic()))
             worker.throw(self._error)
 
 
@@ -78,11 +79,13 @@ class Outcomes(Owner, Generic[R]):
         self.may_be_direct = False  # as far as the settings say
         # Whether attempts are to be told to `begin`.
         self.is_watched = site.config.task_timeout is not None or site.config.hub_blocked_after is not None
-        self.struck: dict[Attempting, Task[Any]] = {}  # interrupted attempts that have not ended
+        self.callbacks = 0  # done-callbacks that have not returned
+        self.struck: Struck = {}  # interrupted attempts that have not ended, and since when
         # Wired by the core:
         self.on_answer: Callable[[], object] | None = None  # while the runner is closing
         self.on_begin: Callable[[Task[Any]], object] = lambda task: None
         self.on_wait: Callable[[Task[Any]], object] = lambda task: None
+        self.on_timed_wait: Callable[[], object] = lambda: None
         self.on_waited: Callable[[], object] = lambda: None
         self.on_settled: Callable[[Task[Any]], object] = lambda task: None  # of a task with a key
 
@@ -196,6 +199,7 @@ class Outcomes(Owner, Generic[R]):
 
     def call(self, callback: Callable[[Task[Any]], object], task: Task[Any]) -> None:
         """Call a done-callback in a greenlet of the runner's. Never switches."""
+        self.callbacks += 1
         self._site.errands.run(self._call, callback, task)
 
     def begin_wait(self, task: Task[Any], *, forever: bool) -> None:
@@ -207,6 +211,8 @@ class Outcomes(Owner, Generic[R]):
             raise WouldBlockHubError("waiting for a task in the hub would stop the event loop")
         if forever:
             self.on_wait(task)
+        else:
+            self.on_timed_wait()
 
     def end_wait(self) -> None:
         """Take back `begin_wait`. Never switches."""
@@ -222,13 +228,13 @@ class Outcomes(Owner, Generic[R]):
         self._answer(task)
         if was_running and worker is not None:
             self._site.turn.soon(Strike(worker, task, thrown or Interrupt(str(error)), self.struck))
+            self._site.housekeeping.after(2 * PATIENCE, self._nudge)
 
     def _answer(self, task: Task[Any]) -> None:
         extras = task.extras
-        has_listener = task.waiter is not None or (extras is not None and bool(extras.callbacks))
-        if task.state is FAILED and task.owner is not None and not has_listener:
-            extras = extras_of(task)
-            extras.unheard = self._unheard(name_of(task.fn), task._error)
+        if task.state is FAILED and task.owner is not None and (extras is None or extras.key is None):
+            self.listen(task, name_of(task.fn))
+            extras = task.extras
         task.let_go()
         if extras is not None and extras.key is not None:
             self.on_settled(task)
@@ -237,15 +243,32 @@ class Outcomes(Owner, Generic[R]):
         if self.on_answer is not None:
             self.on_answer()
 
-    def _unheard(self, name: str, error: BaseException) -> Unheard:
-        text = repr(error)
-        return Unheard(lambda: self._site.log(logging.ERROR, "%s failed, and nobody looked: %s", name, text))
+    def listen(self, task: Task[Any], name: str) -> None:
+        """Have it logged, once, if nobody ever looks at this failure. Never switches."""
+        if task.waiter is None and (task.extras is None or not task.extras.callbacks):
+            text = repr(task._error)
+            site = self._site
+            extras_of(task).unheard = Unheard(
+                lambda: site.log(logging.ERROR, "%s failed, and nobody looked: %s", name, text)
+            )
+
+    def _nudge(self) -> None:
+        if self.on_answer is not None:
+            self.on_answer()
+
+    @property
+    def given_up(self) -> int:
+        """How many attempts were interrupted `PATIENCE` seconds ago or longer, and still go on."""
+        due = monotonic() - PATIENCE
+        return sum(since <= due for _, since in self.struck.values())
 
     def _call(self, callback: Callable[[Task[Any]], object], task: Task[Any]) -> None:
         try:
             self._calls.call("a done-callback", None, callback, task)
         except BaseException as error:
             self._site.fault(f"the done-callback {name_of(callback)}", error)
+        finally:
+            self.callbacks -= 1
 
 
 def waiting_since(task: Task[Any]) -> float:

@@ -66,6 +66,7 @@ class Rooms(Generic[R]):
         outcomes.on_settled = self.joining.on_settled
         outcomes.on_begin = self.watch.begin
         outcomes.on_wait = self.deadlocks.begin_wait
+        outcomes.on_timed_wait = self.deadlocks.begin_timed_wait
         outcomes.on_waited = self.deadlocks.end_wait
         outcomes.may_be_direct = self.judge.is_plain and self.site.collector is None
 

@@ -5,7 +5,7 @@ Invariant: making a `Runner` creates nothing; every call finds a core that belon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -17,7 +17,8 @@ from gtasker._config import Config
 from gtasker._extras import DONE, QUEUED, Priority
 from gtasker._forks import cores
 from gtasker._lending import Lease
-from gtasker._mapping import collect, in_flight
+from gtasker._lifecycle import State
+from gtasker._mapping import as_they_come, collect, in_flight
 from gtasker._observed import Observed
 from gtasker._site import get_ident
 from gtasker._snapshots import ShutdownReport
@@ -57,11 +58,13 @@ class Runner(Observed[R]):
         if core.is_undone:  # an earlier start failed, and is not cleared away yet
             core.closing.kill(KILL_TIMEOUT)
             core = self._here()
+        is_ours = core.site.life.state is State.NEW
         try:
             core.start(timeout)
         except StartError:
-            core.undo()
-            core.closing.kill(KILL_TIMEOUT)
+            if is_ours:
+                core.undo()
+                core.closing.kill(KILL_TIMEOUT)
             raise
         return self
 
@@ -156,7 +159,10 @@ class Runner(Observed[R]):
             core.outcomes.leave(task)
             raise
         task.waiter = None
-        return task._value if task.state is DONE else task.outcome()  # type: ignore[no-any-return]
+        try:
+            return task.outcome()  # type: ignore[no-any-return]
+        finally:
+            del task  # a failure knows this frame
 
     def queue_task_with_priority(self, fn: Callable[[R, Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
         """`queue_task` with `priority=Priority.HIGH`. Switches."""
@@ -189,8 +195,8 @@ class Runner(Observed[R]):
         if core is not None and is_plain and core.site.home == get_ident() and core.desk.is_plain:
             task: Task[T] = core.desk.make(fn, args, priority, once)
             task.owner = core.outcomes
-            core.site.meter.arrived += 1
             core.backlog.push(task)
+            core.site.meter.arrived += 1
             return task
         return self._here().desk.submit(fn, args, priority, once, timeout, key, callback)
 
@@ -205,8 +211,8 @@ class Runner(Observed[R]):
     ) -> list[T]:
         """`fn(resource, item)` for each item; the values in their order. Switches.
 
-        Takes from the iterable as tasks end, with at most twice as many in flight as there may be workers. The first
-        failure is raised, and withdraws what has not begun. `timeout` is for each task.
+        Takes from the iterable as tasks end, twice as many in flight as there may be workers at most. The first failure
+        is raised, and withdraws what has not begun. `timeout` is for each task.
         """
         return collect(self._in_flight(fn, iterable, priority, once, timeout))
 
@@ -220,8 +226,7 @@ class Runner(Observed[R]):
         timeout: float | None = None,
     ) -> Iterator[T]:
         """As `map`, but yields each value as it comes. Switches."""
-        flights = self._in_flight(fn, iterable, priority, once, timeout)
-        return (task.get() for _, task in flights)
+        return as_they_come(self._in_flight(fn, iterable, priority, once, timeout))
 
     def run_task(self, fn: Callable[[R, Unpack[Ts]], T], *args: Unpack[Ts], timeout: float | None = None) -> T:
         """Call `fn(resource, *args)` in this greenlet, past the backlog. Switches if no resource is idle, and as `fn`.
@@ -244,15 +249,13 @@ class Runner(Observed[R]):
             lending.failed(resource, error)
             raise
         now = monotonic()
+        meter.waits.append(0.0)
         meter.runs.append(now - resource.taken_at)
         lending.give_back(resource, now)
         return value
 
     def lease(self, timeout: float | None = None, priority: int = Priority.NORMAL) -> Lease[R]:
-        """`with runner.lease() as resource:` for code that is no callable. Entering switches if none is idle.
-
-        Leaving gives the resource back and never switches. `Lease.discard()` has it destroyed instead.
-        """
+        """`with runner.lease() as resource:` for code that is no callable. Leaving never switches."""
         return Lease(self._here().lending, timeout, priority)
 
     def pause(self) -> None:
@@ -270,10 +273,7 @@ class Runner(Observed[R]):
         resource_pool_size: int | None = None,
         max_resources: int | None = None,
     ) -> None:
-        """Change bounds at run time; what is not given stays, or grows with the others. Never switches.
-
-        Shrinking interrupts nothing: workers and resources go when they are free. Raises ConfigError.
-        """
+        """Change bounds; what is not given stays, or grows with the others. Never switches. Raises ConfigError."""
         self._here().resize(worker_count, max_worker_count, resource_pool_size, max_resources)
 
     def recycle(self) -> None:
@@ -286,7 +286,7 @@ class Runner(Observed[R]):
 
     def _in_flight(
         self, fn: Callable[[R, Item], T], items: Iterable[Item], priority: int, once: bool, timeout: float | None
-    ) -> Iterator[tuple[int, Task[T]]]:
+    ) -> Generator[tuple[int, Task[T]], None, None]:
         def submit(item: Item) -> Task[T]:
             return self.submit(fn, item, priority=priority, once=once, timeout=timeout)
 

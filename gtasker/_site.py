@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar
 
 from gevent import monkey
 from gevent.hub import get_hub
-from greenlet import getcurrent
 
 from gtasker._alarm import Alarm
 from gtasker._config import Config
@@ -71,14 +70,9 @@ class Site(Generic[R]):
         self.log(logging.ERROR, "%s raised %r", hook, error, exc_info=error)
 
     def log(self, level: int, message: str, *args: Any, exc_info: BaseException | None = None, **extra: Any) -> None:
-        """Log with the runner's name; from the hub by an errand, for a handler may switch. May switch elsewhere."""
-        logger = self.config.logger
-        if not logger.isEnabledFor(level):
-            return
-        if getcurrent() is self.hub:
+        """Have it logged with the runner's name, by an errand: a handler may switch, and raise. Never switches."""
+        if self.config.logger.isEnabledFor(level):
             self.errands.run(self._log, level, message, args, exc_info, extra)
-        else:
-            self._log(level, message, args, exc_info, extra)
 
     def tell_main(self, error: KeyboardInterrupt) -> None:
         """Throw a keyboard interrupt that hit a greenlet of ours into the main greenlet too, soon. Never switches."""
@@ -91,7 +85,10 @@ class Site(Generic[R]):
     ) -> None:
         name = self.config.name
         text = message % args if args else message
-        self.config.logger.log(level, "%s: %s", name, text, exc_info=exc_info, extra={"runner": name, **extra})
+        try:
+            self.config.logger.log(level, "%s: %s", name, text, exc_info=exc_info, extra={"runner": name, **extra})
+        except Exception as error:  # there is no better place to tell of it
+            self.hub.handle_error((self.config.logger, text), type(error), error, error.__traceback__)
 
     def _errand_failed(self, fn: Any, error: BaseException) -> None:
         self.fault(getattr(fn, "__qualname__", repr(fn)), error)

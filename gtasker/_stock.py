@@ -49,7 +49,6 @@ class Stock(Generic[R]):
         self._last_id = 0
         self._verdict: Entry | None = None  # when the backend is to be called down
         self._probe: Entry | None = None
-        self._probe_is_awaited = False
         self.next_attempt_at = 0.0
         self.failures = 0
         self._failed_at = 0.0
@@ -252,15 +251,8 @@ class Stock(Generic[R]):
         site.log(logging.WARNING, "on_create failed: %r", error)
 
     def _probe_later(self) -> None:
-        # The timer keeps the loop from ending while somebody waits for what it may bring, and only then.
-        awaited = any(self.demand())
-        if self._probe is not None:
-            if self._probe_is_awaited or not awaited:
-                return
-            self._probe.cancel()
-        alarm = self._site.deadlines if awaited else self._site.housekeeping
-        self._probe_is_awaited = awaited
-        self._probe = alarm.at(self.next_attempt_at, self._probe_now)
+        if self._probe is None:
+            self._probe = self._site.housekeeping.at(self.next_attempt_at, self._probe_now)
 
     def _probe_now(self) -> None:
         self._probe = None

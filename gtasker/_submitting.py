@@ -83,7 +83,10 @@ class Submitting(Generic[R]):
             finally:
                 task.waiter = None
                 owner.end_wait()
-        return task.outcome()
+        try:
+            return task.outcome()
+        finally:
+            del task  # a failure knows this frame
 
     def make(self, fn: Any, args: tuple[Any, ...], priority: int, once: bool) -> Task[Any]:
         """A task, not accepted yet. Never switches."""
@@ -167,7 +170,8 @@ class Submitting(Generic[R]):
         except BaseException:
             if task.seq:  # it was let in, and its caller left before he knew
                 self._arrived(task)
-                self._outcomes.leave(task)
+                if task.extras is None or task.extras.key is None:
+                    self._outcomes.leave(task)
             elif task.extras is None or task.extras.key is None:
                 task.let_go()
             raise

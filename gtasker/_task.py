@@ -147,7 +147,12 @@ class Task(Generic[T]):
             else:
                 with Timeout(timeout):
                     self._await(forever=False)
-        return self.outcome()
+        outcome = self.outcome
+        try:
+            del self
+            return outcome()
+        finally:
+            del outcome
 
     def cancel(self) -> bool:
         """Settle it as cancelled, now; return False if it had answered already. Never switches.
@@ -190,12 +195,14 @@ class Task(Generic[T]):
         if self.state is DONE:
             return self._value
         self._heard()
-        error = self._error
+        error, frames = self._error, self._traceback
         try:
-            # Each raise adds frames to a traceback; so each begins from the one that was settled.
-            raise error.with_traceback(self._traceback)
+            # Each raise adds frames to a traceback; so each begins from the one that was settled. And none of these
+            # frames may know the task, which knows the error: that circle would keep what is in them.
+            del self
+            raise error.with_traceback(frames)
         finally:
-            del error
+            del error, frames
 
     def settle_value(self, value: T) -> bool:
         """Answer with a value, once. Never switches."""

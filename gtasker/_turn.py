@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from time import monotonic
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 ATTEMPTS = 64
 SPAN = 0.010  # seconds
@@ -43,6 +44,7 @@ class Turn:
     """The budget of one hub. `left` is what remains; at 0 nothing is handed over until the loop has polled."""
 
     __slots__ = (
+        "__weakref__",
         "_began_at",
         "_dispatchers",
         "_halves",
@@ -109,17 +111,19 @@ class Turn:
         self._dispatchers.append(dispatcher)
 
     def leave(self, dispatcher: Dispatcher) -> None:
-        """Take back `join`."""
+        """Take back `join`. With nobody left at work there is no turn to spend, and no timer."""
         if dispatcher in self._dispatchers:
             self._dispatchers.remove(dispatcher)
-        if not self._dispatchers and _turns.pop(self._hub, None) is self:
+        if not self._dispatchers:
             self._timer.stop()
+            self.left = _HALF_ATTEMPTS
 
-    def abandon(self) -> None:
-        """In a forked child: be of no use any more, so that a new one is made. Never switches."""
-        self.left = 0
+    def renounce(self) -> None:
+        """In a forked child: forget what was under way in the parent. Never switches."""
+        self.woken.clear()
         self._dispatchers.clear()
-        _turns.pop(self._hub, None)
+        self._timer.stop()
+        self.left = _HALF_ATTEMPTS
 
     def _begin(self) -> None:
         self._timer.stop()
@@ -154,13 +158,13 @@ class Turn:
                 self.schedule()
 
 
-# A hub is in here while a runner is at work in it.
-_turns: dict[Any, Turn] = {}
+# By the id of the hub; a turn lives as long as a runner's rooms know it, and keeps its hub for as long.
+_turns: WeakValueDictionary[int, Turn] = WeakValueDictionary()
 
 
 def turn_of(hub: Any) -> Turn:
     """The one turn of `hub`."""
-    turn = _turns.get(hub)
+    turn = _turns.get(id(hub))
     if turn is None:
-        turn = _turns[hub] = Turn(hub)
+        turn = _turns[id(hub)] = Turn(hub)
     return turn

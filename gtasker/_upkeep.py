@@ -49,6 +49,7 @@ class Upkeep(Generic[R]):
         if self._stock.closed:
             return
         self.open()
+        self._backlog.relax()
         now = monotonic()
         for resource in tuple(self._stock.records.values()):
             if resource.holder is not None:

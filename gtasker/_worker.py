@@ -130,11 +130,11 @@ class Worker(_Greenlet, Generic[R]):
             waits(started - task.queued_at)
             runs(finished - started)
             waiter = task.waiter
-            if waiter is None or backlog.waiting:
-                if waiter is None:  # its handle may be kept for long
+            if waiter is None or backlog.waiting or task.owner is not None:
+                if task.owner is not None:  # its handle may be kept for long
                     task.fn = task.context = task.worker = None  # type: ignore[assignment]
                     task.args = ()
-                else:
+                if waiter is not None:
                     woken.append(task)
                     if not turn.scheduled:
                         turn.schedule()
