@@ -92,10 +92,8 @@ class Backlog(Gathering[R]):
         """Give what waits to what is idle, while the turn lasts. Never switches."""
         self._serve_loans()
         self._serve_by_workers()
-        while self.lent and self.spare and self.tasks.live and not self.paused and self._turn.left > 0:
-            self._swap()
-            self._serve_by_workers()
-        if self.wanting:
+        self._swap_while_worth_it()
+        if self.wanting and not self.loans.live:
             self._feed()
 
     def _feed(self) -> None:
@@ -177,8 +175,12 @@ class Backlog(Gathering[R]):
             self._grant(self.loans.pop(), resource)
         else:
             self.spare.append(resource)
-            if self.lent and self.tasks:
-                self.dispatch()
+            self._swap_while_worth_it()
+
+    def _swap_while_worth_it(self) -> None:
+        while self.lent and self.spare and self.tasks.live and not self.paused and self._turn.left > 0:
+            self._swap()
+            self._serve_by_workers()
 
     def _swap(self) -> None:
         # A task waits, and a worker whose resource is lent cannot serve it, while one of the reserve is idle: that one

@@ -76,6 +76,7 @@ class Closing(Generic[R]):
         # Wired by the core:
         self.on_state: Callable[[State], object] = lambda state: None
         self.on_closed: Callable[[], object] = lambda: None
+        self.reclaim_leaks: Callable[[], object] = lambda: None
 
     def stop(self, timeout: float | None) -> ShutdownReport:
         """Finish what was accepted, then end; after `timeout` seconds go on as `kill`. Switches, but inside and hub."""
@@ -150,6 +151,7 @@ class Closing(Generic[R]):
                 site.housekeeping.after(min(1.0, timeout / 2), self._insist)
         self._stock.closed = True
         self._stock.closing_reason = DestroyReason.KILLED
+        self.reclaim_leaks()
         self._answer_all()
         self.nudge()
 
@@ -194,6 +196,7 @@ class Closing(Generic[R]):
     def _run(self) -> None:
         while self._site.life.state is State.STOPPING and not self._is_quiet():
             self._pause()
+            self.reclaim_leaks()
         self._crew.closed = self._stock.closed = self._admission.is_over = True
         self._crew.trim(0)
         while self._backlog.spare:

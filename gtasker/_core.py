@@ -48,6 +48,7 @@ class Core(Rooms[R]):
         self.admission.on_first_use = self.open
         self.closing.on_state = self._on_state
         self.closing.on_closed = self._on_closed
+        self.closing.reclaim_leaks = self.upkeep.reclaim_leaks
 
     def open(self) -> None:
         """Begin to run: hire the workers, make the reserve, in the background. Never switches."""

@@ -82,4 +82,5 @@ class Rooms(Generic[R]):
         wanting = len(backlog.wanting)
         if wanting and not backlog.tasks.live:  # a burst whose tasks are done needs no resources any more
             wanting = max(0, wanting - max(0, len(crew.workers) - crew.base))
-        return wanting, backlog.loans.live
+        # A loan that waits for the next turn only needs no new one.
+        return wanting, max(0, backlog.loans.live - len(backlog.spare) - len(backlog.idle))

@@ -51,24 +51,28 @@ class Upkeep(Generic[R]):
         self.open()
         self._backlog.relax()
         now = monotonic()
-        for resource in tuple(self._stock.records.values()):
-            if resource.holder is not None:
+        self.reclaim_leaks()
+        for resource in self._stock.records.values():
+            if resource.stack is not None and not resource.warned:
                 self._watch(resource, now)
         self.look_after_idle()
         self.shrink()
         self._crew.retire_idle(now)
 
+    def reclaim_leaks(self) -> None:
+        """Take back what is out with a greenlet that has ended. Never switches."""
+        for resource in tuple(self._stock.records.values()):
+            if resource.holder is not None and resource.holder.dead:
+                self._reclaim(resource)
+
     def _watch(self, resource: Resource[R], now: float) -> None:
-        if resource.holder.dead:
-            self._reclaim(resource)
-        elif not resource.warned and resource.stack is not None:
-            warning = self._site.config.leak_warning
-            if warning is not None and now - resource.taken_at > warning:
-                resource.warned = True
-                info = self._views.describe(resource, now)
-                self._warn(resource, info)
-                if self._site.listening:
-                    self._site.emit(LeaseLeaked, info=info)
+        warning = self._site.config.leak_warning
+        if warning is not None and now - resource.taken_at > warning:
+            resource.warned = True
+            info = self._views.describe(resource, now)
+            self._warn(resource, info)
+            if self._site.listening:
+                self._site.emit(LeaseLeaked, info=info)
 
     def _reclaim(self, resource: Resource[R]) -> None:
         # Its holder ended: that is certain, so nobody uses it.
