@@ -80,6 +80,7 @@ class Core(Rooms[R]):
         late = Event()
         entry = None if timeout is None else self.site.deadlines.after(timeout, lambda: self._late(late))
         self.backlog.attend()
+        self.backlog.attendants += 1
         try:
             while not self._is_ready():
                 if late.is_set() or (timeout is None and self._create_error is not None):
@@ -87,6 +88,7 @@ class Core(Rooms[R]):
                 self._progress.clear()
                 self._progress.wait()
         finally:
+            self.backlog.attendants -= 1
             if entry is not None:
                 entry.cancel()
         self._check_open()

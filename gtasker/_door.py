@@ -51,12 +51,15 @@ class Door(Generic[R]):
         self._backlog = backlog
         self._limit = site.config.max_queued
         self._line: Line[_Knock] = Line()
+        # Wired by the desk:
+        self.on_entered: Callable[[Task[Any]], object] = lambda task: None
 
     def enter(self, task: Task[Any]) -> None:
         """Put `task` into the backlog. Switches while that is full; raises QueueFullError."""
         backlog = self._backlog
         if self._limit is None or (self._has_room() and not self._line):
             backlog.push(task)
+            self.on_entered(task)
             return
         patience = self._site.config.enqueue_timeout
         if patience == 0 or getcurrent() is self._site.hub:
@@ -69,6 +72,7 @@ class Door(Generic[R]):
             knock = self._line.pop()
             if knock.task.state < DONE:  # it may have been cancelled, or timed out, before the door
                 self._backlog.push(knock.task)
+                self.on_entered(knock.task)
             self._site.turn.soon(knock)
 
     def turn_away(self, error: BaseException) -> None:

@@ -9,6 +9,7 @@ for the next errand (a few microseconds against the 25 of a spawn).
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gevent import Greenlet
@@ -38,6 +39,11 @@ class _Errand(_Greenlet):
         self.errands = errands
         self.job: tuple[Callable[..., object], tuple[Any, ...]] | None = None
         self.parked = False
+        self.started_at = 0.0  # of the job
+
+    def has_ended_since(self, moment: float) -> bool:
+        """Whether the job that ran at that moment is over. Never switches."""
+        return self.parked or self.started_at > moment
 
     def _run(self) -> None:
         errands = self.errands
@@ -50,6 +56,7 @@ class _Errand(_Greenlet):
                     return
                 continue
             fn, args = job
+            self.started_at = monotonic()
             try:
                 fn(*args)
             except BaseException as error:
@@ -117,7 +124,7 @@ class Errands:
         return True
 
     def _ended(self, errand: _Errand) -> None:
-        if errand.job is not None:  # killed before it ran a line: its job is another's
+        if errand.job is not None and not self.inert:  # killed before it ran a line: its job is another's
             fn, args = errand.job
             errand.job = None
             self.busy -= 1

@@ -55,6 +55,7 @@ class Gathering(Generic[R]):
         self.spare: list[Resource[R]] = []  # idle and no worker's; the last came last
         self.lent: dict[Server, None] = {}  # workers whose resource is out on loan
         self.inspecting = 0  # idle resources that are away to be checked
+        self.attendants = 0  # who waits for the runner to be ready
         self.is_awaited = False  # somebody waits, or did so lately
         self.paused = False
         self.excess = 0  # workers there are too many
@@ -83,7 +84,7 @@ class Gathering(Generic[R]):
 
     def relax(self) -> None:
         """Take back `attend`, if nobody waits any more. Never switches."""
-        if self.is_awaited and not self.waiting and not self._site.life.is_closing:
+        if self.is_awaited and not self.attendants and not self.waiting and not self._site.life.is_closing:
             self.is_awaited = False
             self._site.housekeeping.keep_loop(False)
 

@@ -145,7 +145,8 @@ class Outcomes(Owner, Generic[R]):
         name = name_of(task.fn)
         cancelled = error or TaskCancelledError(f"{name} was cancelled")
         self._end(task, cancelled, CANCELLED, error)
-        self._meter.cancelled += 1
+        if task.seq:  # else it was never accepted
+            self._meter.cancelled += 1
         if self._site.listening:
             self._site.emit(TaskCancelled, task=name)
         return True

@@ -85,10 +85,12 @@ class Runner(Observed[R]):
 
     def __enter__(self) -> Runner[R]:
         """Start. Switches."""
+        core, is_ours = self._here(), self.state is State.NEW
         try:
             return self.start()
         except BaseException:  # its caller went away, and will not come to the end of the block
-            self._here().undo()
+            if is_ours:
+                core.undo()
             raise
 
     def __exit__(
@@ -139,8 +141,7 @@ class Runner(Observed[R]):
         site.meter.arrived += 1
         try:
             if backlog.idle and not turn.woken and turn.left > 0 and not backlog.waiting:
-                # Nobody is in line, or woken and not yet run, who would be overtaken: hand over by a switch straight
-                # to an idle worker, and be switched back to.
+                # Nobody is in line, or woken and not yet run, who would be overtaken: hand over by a direct switch.
                 resource = backlog.idle[-1].resource
                 if now < resource.good_until and now - resource.idle_since < core.judge.patience:
                     worker = backlog.idle.pop()
@@ -296,5 +297,5 @@ class Runner(Observed[R]):
 
 
 def runners() -> list[Runner[Any]]:
-    """The runners that are at work in this thread, closing ones included, in order of their start. Never switches."""
+    """The runners at work in this thread, closing ones included, in order of their start. Never switches."""
     return [core.owner for core in cores() if core.site.thread == get_ident()]

@@ -18,7 +18,7 @@ from gtasker._alarm import Alarm
 from gtasker._config import Config
 from gtasker._errands import Errands
 from gtasker._events import RunnerEvent
-from gtasker._lifecycle import Lifecycle
+from gtasker._lifecycle import Lifecycle, State
 from gtasker._metrics import Collector, Meter
 from gtasker._turn import turn_of
 
@@ -71,7 +71,11 @@ class Site(Generic[R]):
 
     def log(self, level: int, message: str, *args: Any, exc_info: BaseException | None = None, **extra: Any) -> None:
         """Have it logged with the runner's name, by an errand: a handler may switch, and raise. Never switches."""
-        if self.config.logger.isEnabledFor(level):
+        if not self.config.logger.isEnabledFor(level):
+            return
+        if self.life.state is State.CLOSED or get_ident() != self.thread:  # no errand would run, or not in this thread
+            self._log(level, message, args, exc_info, extra)
+        else:
             self.errands.run(self._log, level, message, args, exc_info, extra)
 
     def tell_main(self, error: KeyboardInterrupt) -> None:
@@ -87,7 +91,7 @@ class Site(Generic[R]):
         text = message % args if args else message
         try:
             self.config.logger.log(level, "%s: %s", name, text, exc_info=exc_info, extra={"runner": name, **extra})
-        except Exception as error:  # there is no better place to tell of it
+        except BaseException as error:  # there is no better place to tell of it
             self.hub.handle_error((self.config.logger, text), type(error), error, error.__traceback__)
 
     def _errand_failed(self, fn: Any, error: BaseException) -> None:

@@ -38,6 +38,7 @@ class Submitting(Generic[R]):
         # Whether a task may be pushed with no more ado: the backlog has no bound, and the backend is not down.
         self.is_plain = False
         self.refresh()
+        rooms.door.on_entered = self._arrived
         # Without propagation an attempt still has a context of its own: what it sets is gone with it.
         self.make_context: Callable[[], Context] = copy_context if rooms.site.config.propagate_context else Context
 
@@ -169,13 +170,11 @@ class Submitting(Generic[R]):
             self._door.enter(task)
         except BaseException:
             if task.seq:  # it was let in, and its caller left before he knew
-                self._arrived(task)
                 if task.extras is None or task.extras.key is None:
                     self._outcomes.leave(task)
             elif task.extras is None or task.extras.key is None:
                 task.let_go()
             raise
-        self._arrived(task)
 
     def _arrived(self, task: Task[Any]) -> None:
         meter = self._site.meter

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import traceback
 from time import monotonic
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from gtasker._events import DestroyReason, LeaseLeaked
 from gtasker._lending import Lease
@@ -62,7 +62,7 @@ class Upkeep(Generic[R]):
     def reclaim_leaks(self) -> None:
         """Take back what is out with a greenlet that has ended. Never switches."""
         for resource in tuple(self._stock.records.values()):
-            if resource.holder is not None and resource.holder.dead:
+            if resource.holder is not None and _is_gone(resource.holder, resource.taken_at):
                 self._reclaim(resource)
 
     def _watch(self, resource: Resource[R], now: float) -> None:
@@ -133,3 +133,8 @@ class Upkeep(Generic[R]):
             self._backlog.spare.remove(resource)
         else:
             self._backlog.idle.remove(resource.worker)
+
+
+def _is_gone(holder: Any, since: float) -> bool:
+    # A greenlet of the runner's own outlives what it took the loan for.
+    return holder.dead or (hasattr(holder, "has_ended_since") and holder.has_ended_since(since))

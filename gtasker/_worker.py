@@ -59,6 +59,10 @@ class Worker(_Greenlet, Generic[R]):
         self.caring = False  # for its resource, in a hook
         self.dismissed = False
 
+    def has_ended_since(self, moment: float) -> bool:
+        """Whether the attempt that ran at that moment is over. Never switches."""
+        return self.attempt is None or self.started_at > moment
+
     def wake(self) -> None:
         """Begin what was handed over, or end if dismissed; if at work, it will see for itself. In the hub."""
         if self.attempt is not None or self.caring:
