@@ -342,7 +342,9 @@ def test_the_states(make_runner: MakeRunner, recorder: Recorder) -> None:
 
 def test_a_blocked_hub_is_reported_with_the_tasks_that_ran(make_runner: MakeRunner, recorder: Recorder) -> None:
     runner = make_runner(worker_count=1, hub_blocked_after=0.05, on_event=recorder).start()
-    gevent.sleep(0.06)
+    # A loop that waits in its poll, however long, is not blocked.
+    gevent.sleep(0.15)
+    let_run()
     assert recorder.of(HubBlocked) == []
 
     def the_blocker(_resource: LedgerResource) -> None:
