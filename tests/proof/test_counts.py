@@ -1,0 +1,149 @@
+"""What the hot paths may cost, in things that can be counted: switches, passes through the hub, calls, memory blocks.
+
+Invariant: nothing here depends on the clock, but for the hub's budget; what that may disturb is tried again.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import gevent
+import greenlet
+import pytest
+
+from gtasker import Runner
+from tests.ledger import Ledger
+
+CALLS = 20  # fit into half a turn of the hub, so that the budget cannot run out in between
+TRIES = 20
+
+
+def answer(resource: object) -> int:
+    """The smallest task."""
+    return 1
+
+
+@pytest.fixture
+def runner(ledger: Ledger) -> Iterator[Runner[Any]]:
+    """One worker and a reserve of one, warmed up."""
+    runner: Runner[Any] = Runner(**ledger.options(), worker_count=1, resource_pool_size=1)
+    with runner:
+        for _ in range(100):
+            runner.queue_task(answer)
+            runner.run_task(answer)
+            with runner.lease():
+                pass
+        yield runner
+
+
+def least(count: Callable[[], Counter[str]]) -> Counter[str]:
+    """The undisturbed count: the least of several, each begun in a fresh turn of the hub. Switches."""
+    counts = []
+    for _ in range(TRIES):
+        gevent.sleep(0.001)
+        counts.append(count())
+    return min(counts, key=lambda counted: sum(counted.values()))
+
+
+def count_switches(call: Callable[[], object]) -> Counter[str]:
+    """Count the switches of `CALLS` calls, those to and from the hub apart."""
+    hub = gevent.get_hub()
+    counted: Counter[str] = Counter()
+
+    def trace(event: str, pair: tuple[greenlet.greenlet, greenlet.greenlet]) -> None:
+        counted["hub" if hub in pair else "direct"] += 1
+
+    before = greenlet.settrace(trace)
+    try:
+        for _ in range(CALLS):
+            call()
+    finally:
+        greenlet.settrace(before)
+    return counted
+
+
+def count_calls(call: Callable[[], object]) -> Counter[str]:
+    """Count the Python functions of the package that one call enters, in every greenlet."""
+    entered: Counter[str] = Counter()
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_globals.get("__name__", "").startswith("gtasker."):
+            entered[f"{frame.f_globals['__name__']}.{frame.f_code.co_name}"] += 1
+
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return entered
+
+
+def test_queue_task_switches_once_to_the_worker_and_once_back(runner: Runner[Any]) -> None:
+    assert least(lambda: count_switches(lambda: runner.queue_task(answer))) == {"direct": 2 * CALLS}
+
+
+def test_run_task_does_not_switch(runner: Runner[Any]) -> None:
+    assert least(lambda: count_switches(lambda: runner.run_task(answer))) == {}
+
+
+def test_a_lease_does_not_switch(runner: Runner[Any]) -> None:
+    def borrow() -> None:
+        with runner.lease():
+            pass
+
+    assert least(lambda: count_switches(borrow)) == {}
+
+
+def test_submit_does_not_switch(runner: Runner[Any]) -> None:
+    assert least(lambda: count_switches(lambda: runner.submit(answer))) == {}
+
+
+def test_a_backlog_is_drained_without_a_switch_between_two_tasks(runner: Runner[Any]) -> None:
+    def drain() -> Counter[str]:
+        tasks = [runner.submit(answer) for _ in range(CALLS)]
+        return count_switches(tasks[-1].get)
+
+    # Into the hub, to the worker, and back to the one who waits for the last; and a pause of the budget's.
+    assert sum(least(drain).values()) <= 8
+
+
+@pytest.mark.parametrize(("call", "most"), [("queue_task", 8), ("run_task", 8)])
+def test_a_task_enters_few_functions(runner: Runner[Any], call: str, most: int) -> None:
+    entered = least(lambda: count_calls(lambda: getattr(runner, call)(answer)))
+    assert sum(entered.values()) <= most, entered
+
+
+def test_tasks_that_were_run_leave_no_memory_behind(runner: Runner[Any]) -> None:
+    def work(rounds: int) -> int:
+        for _ in range(rounds):
+            runner.queue_task(answer)
+            runner.submit(answer).get()
+            runner.run_task(answer)
+        runner.metrics()
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    work(3000)
+    before = work(3000)
+    assert work(3000) - before < 100
+
+
+def test_a_waiting_task_is_small(runner: Runner[Any]) -> None:
+    runner.pause()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tasks = [runner.submit(answer) for _ in range(2000)]
+        bytes_each = (tracemalloc.get_traced_memory()[0] - before) / len(tasks)
+    finally:
+        tracemalloc.stop()
+    runner.resume()
+    assert gevent.wait(tasks, timeout=10) == tasks
+    assert bytes_each < 700
