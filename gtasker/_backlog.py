@@ -227,6 +227,7 @@ class Backlog(Gathering[R]):
         loan.state = LoanState.GRANTED
         loan.resource = resource
         resource.holder = loan.holder
+        resource.taken_at = monotonic()  # from now on it is this holder's, though he does not know yet
         if resource.worker is not None:
             self.lent[resource.worker] = None
         if loan.waiter is not None:

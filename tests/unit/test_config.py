@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -144,7 +144,7 @@ WRONG: list[tuple[str, Any]] = [
     *((field, value) for field in HOOKS for value in (1, "destroy", object())),
     *((field, value) for field in SWITCHES for value in (0, 1, "yes")),
     *(("name", value) for value in ("", "two\nlines", "bell\a", 7, b"runner")),
-    *(("ctx", value) for value in (threading.Event(), Event, 1)),
+    *(("ctx", value) for value in (SimpleNamespace(is_set=bool, wait=bool), Event, 1)),
     *(("logger", value) for value in (None, print, "gtasker", logging.Logger)),
     *(("collector", value) for value in (Meter, object(), Rule())),
     *(("scaling", value) for value in ("ratio", "", None, Rule, Meter(), max)),
