@@ -114,8 +114,8 @@ class Runner(Observed[R]):
     ) -> T:
         """Queue `fn(resource, *args)`, wait, return its value or raise its own exception. Switches.
 
-        `once`: begin at most one attempt. `timeout` (seconds) bounds everything from now on: TaskTimeoutError. `key`: join
-        the task with that key. Raises RunnerStoppedError, QueueFullError, MaxRetriesExceededError and so on.
+        `once`: begin at most one attempt. `timeout` (seconds) bounds everything from now on: TaskTimeoutError. `key`:
+        join the task with that key. Raises RunnerStoppedError, QueueFullError, MaxRetriesExceededError and so on.
         """
         core = self._core
         if core is None or timeout is not None or key is not None or not callable(fn):

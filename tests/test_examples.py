@@ -20,7 +20,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MEASURED = re.compile(r" *~[\d.]+")
 
-EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("[!_]*.py"))
+SERVED = {"django_snippet", "falcon_app"}
+"""Web applications: a server runs them."""
+EXAMPLES = sorted({path.stem for path in (ROOT / "examples").glob("[!_]*.py")} - SERVED)
 MARKS = {"advanced": [pytest.mark.slow], "postgres": [pytest.mark.slow, pytest.mark.postgres]}
 
 

@@ -1,0 +1,274 @@
+"""The connection a runner holds: every statement goes through a door that knows when it was interrupted.
+
+Invariant: an exception that ended a statement's wait is raised by the door, the same object, once; a call that would
+wait for ever for psycopg2's lock is refused instead.
+
+psycopg2 holds a connection's lock while its greenlet waits for the server. A commit, rollback or close of another
+greenlet waits for that lock in C, where no greenlet can run: the process would stand still for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+import gevent
+import psycopg2
+from gevent import socket as gevent_socket
+from psycopg2 import extensions
+
+from gtasker.integrations.psycopg2._cancelling import cancel
+from gtasker.integrations.psycopg2._idle import has_last_words, is_readable
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_T = TypeVar("_T")
+
+_CHUNK = 4096  # bytes
+_FREE_INTERVAL = 0.005  # seconds between two looks at a statement that is being cancelled
+
+
+class ClosedConnectionError(psycopg2.InterfaceError):
+    """A call on a connection that is closed; psycopg2 says the same InterfaceError of a closed cursor."""
+
+
+class _Session(NamedTuple):
+    """What psycopg2 itself remembers of a session, as it was when the connection was made."""
+
+    isolation_level: int | None
+    readonly: bool | None
+    deferrable: bool | None
+    autocommit: bool
+    cursor_factory: Any
+
+
+def _door(method: _F) -> _F:
+    """Return ``method`` of psycopg2's class as a door of its connection (see ``GreenConnection.pass_door``)."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        connection = self if isinstance(self, GreenConnection) else self.connection
+        return connection.pass_door(method, self, *args, **kwargs)
+
+    return cast(_F, call)
+
+
+class GreenConnection(extensions.connection):
+    """A psycopg2 connection whose interrupted statement ends on the server, and which is usable afterwards.
+
+    ``cancel_timeout``: seconds that ending a statement on the server may take before the connection is given up.
+    """
+
+    keep_on_interrupt = True
+    cancel_timeout = 2.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.doors = 0  # calls under way that will raise ``interrupt``
+        self.interrupt: BaseException | None = None
+        self.in_flight = False  # some greenlet waits for the server, and so holds psycopg2's lock
+        self.resting = False  # nobody has used it since the last ``rest``
+        super().__init__(*args, **kwargs)
+        self.remember_session()
+
+    def pass_door(self, call: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+        """Make a call that may wait for the server; raise what interrupted it, in place of what came of that.
+
+        Raises ClosedConnectionError, and ProgrammingError while another greenlet's statement is in flight. Switches.
+        """
+        if self.in_flight:
+            raise psycopg2.ProgrammingError("a statement of another greenlet is in flight on this connection")
+        self.resting = False
+        self.doors += 1
+        try:
+            result = call(*args, **kwargs)
+            if self.interrupt is None:
+                return result
+        except BaseException as error:
+            if self.interrupt is None:
+                if self.closed and isinstance(error, psycopg2.InterfaceError):
+                    raise ClosedConnectionError(str(error)) from error
+                raise
+        finally:
+            self.doors -= 1
+        # Raised outside of the handler, or it would carry the frames of the statement's failure as its context.
+        raise self._take_interrupt()
+
+    def _take_interrupt(self) -> BaseException:
+        interrupt, self.interrupt = self.interrupt, None
+        assert interrupt is not None
+        return interrupt
+
+    commit = _door(extensions.connection.commit)
+    rollback = _door(extensions.connection.rollback)
+    reset = _door(extensions.connection.reset)
+    set_client_encoding = _door(extensions.connection.set_client_encoding)
+    set_isolation_level = _door(extensions.connection.set_isolation_level)
+    set_session = _door(extensions.connection.set_session)
+    tpc_begin = _door(extensions.connection.tpc_begin)
+    tpc_commit = _door(extensions.connection.tpc_commit)
+    tpc_prepare = _door(extensions.connection.tpc_prepare)
+    tpc_recover = _door(extensions.connection.tpc_recover)
+    tpc_rollback = _door(extensions.connection.tpc_rollback)
+
+    def cursor(  # type: ignore[override]  # one signature in place of three overloads
+        self,
+        name: str | bytes | None = None,
+        cursor_factory: Callable[..., extensions.cursor] | None = None,
+        withhold: bool = False,
+        scrollable: bool | None = None,
+    ) -> extensions.cursor:
+        """Make a cursor of the class asked for, with doors."""
+        default: Any = self.cursor_factory
+        factory = derived(
+            cursor_factory or default or extensions.cursor, GreenCursor if name is None else GreenNamedCursor
+        )
+        return self.pass_door(super().cursor, name, factory, withhold, scrollable)
+
+    def cancel(self) -> None:
+        """Have the server cancel the statement in flight. Switches.
+
+        psycopg2's own keeps Python's global lock until the server has answered, and stops all threads with it.
+        """
+        if not cancel(self):
+            super().cancel()
+
+    def close(self) -> None:
+        """Close; with a statement in flight, hang up instead: its greenlet gets an OperationalError. Never switches."""
+        if self.busy:
+            self.hang_up()
+        else:
+            super().close()
+
+    @property
+    def busy(self) -> bool:
+        """True while a statement is in flight, under any wait callback. Never switches."""
+        if self.in_flight:
+            return True
+        return not self.closed and self.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE
+
+    def wait_until_free(self) -> bool:
+        """Wait until the statement of another greenlet is over; true then. Switches."""
+        while self.busy:
+            gevent.sleep(_FREE_INTERVAL)
+        return True
+
+    def hang_up(self) -> None:
+        """End the session's line without touching psycopg2's lock. Never switches."""
+        if self.closed:
+            return  # whoever waited for it has been told
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(super().fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
+
+    def say_goodbye(self, timeout: float) -> None:
+        """Close, and wait up to ``timeout`` seconds until the server has ended the session, too. Switches.
+
+        Its socket closes when its process ends. Who counts sessions may then make the next one: the server never
+        sees more of them than we do.
+        """
+        if self.closed:
+            self.close()
+            return
+        with gevent_socket.socket(fileno=os.dup(super().fileno())) as line:
+            self.close()
+            with contextlib.suppress(OSError):
+                gevent.with_timeout(timeout, _read_to_end, line, timeout_value=None)
+
+    def let_go(self) -> None:
+        """Give up the handle in a forked child, without a word to the server, whose session is the parent's.
+
+        Never switches.
+        """
+        if self.closed:
+            return
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, super().fileno(), inheritable=False)
+        os.close(nowhere)
+        # The lock of a statement in flight belongs to a greenlet that never runs here; nobody will open it.
+        if not self.busy:
+            super().close()
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor; at rest, after reading what the server sent unasked. Never switches.
+
+        A notice, a NOTIFY or a changed parameter makes an idle socket readable, and it would be taken for one that is
+        closed or dirty. What is left to read after this is. Raises an error of psycopg2's once the server hung up.
+        Whoever waits for notifications has used the connection, so that it is not at rest, and finds this plain.
+        """
+        descriptor = super().fileno()
+        if self.resting and is_readable(descriptor) and not self._has_last_words(descriptor):
+            self.poll()
+            self.notifies.clear()
+        return descriptor
+
+    def _has_last_words(self, descriptor: int) -> bool:
+        return not self.info.ssl_in_use and has_last_words(descriptor)
+
+    def rest(self) -> None:
+        """Mark the connection as idle and clean: what the last user left in psycopg2's memory is forgotten.
+
+        Notifications included: they belong to a user that waits for them. No round trip where the user left
+        isolation, read-only and autocommit alone. Switches.
+        """
+        if self._session_now() != self._session:
+            self._restore_session()
+        self.notifies.clear()
+        self.resting = True
+
+    def _session_now(self) -> _Session:
+        return _Session(
+            self.isolation_level, self.readonly, self.deferrable, bool(self.autocommit), self.cursor_factory
+        )
+
+    def remember_session(self) -> None:
+        """Take the session as it is for what ``rest`` restores. Never switches."""
+        self._session = self._session_now()
+
+    def _restore_session(self) -> None:
+        wanted = self._session
+        self.cursor_factory = wanted.cursor_factory
+        self.isolation_level = wanted.isolation_level
+        self.readonly = wanted.readonly
+        self.deferrable = wanted.deferrable
+        # Last: leaving autocommit takes back on the server what the three before may have set there.
+        self.autocommit = wanted.autocommit
+
+
+def _read_to_end(line: gevent_socket.socket) -> None:
+    while line.recv(_CHUNK):
+        pass
+
+
+class GreenCursor(extensions.cursor):
+    """A cursor with doors where it asks the server; its rows lie in memory, so that fetching stays C."""
+
+    execute = _door(extensions.cursor.execute)
+    executemany = _door(extensions.cursor.executemany)
+    callproc = _door(extensions.cursor.callproc)
+
+
+class GreenNamedCursor(GreenCursor):
+    """A server-side cursor: fetching asks the server, too."""
+
+    fetchone = _door(extensions.cursor.fetchone)
+    fetchmany = _door(extensions.cursor.fetchmany)
+    fetchall = _door(extensions.cursor.fetchall)
+    scroll = _door(extensions.cursor.scroll)
+    close = _door(extensions.cursor.close)
+    __next__ = _door(extensions.cursor.__next__)
+
+
+@functools.lru_cache(maxsize=128)
+def derived(base: Any, green: type[Any]) -> Any:
+    """Return a class that is both; ``green`` stands next to psycopg2's C class, below everything the user wrote.
+
+    A factory that is no class is returned as it is: its statements have no doors, and an interrupted one costs the
+    connection.
+    """
+    if not isinstance(base, type) or issubclass(base, green):
+        return base
+    if issubclass(green, base):
+        return green
+    return type(f"Green{base.__name__}", (base, green), {})
