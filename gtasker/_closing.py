@@ -108,7 +108,8 @@ class Closing(Generic[R]):
     def begin_stop(self) -> None:
         """Stop without waiting for the end; the runner is open. Never switches."""
         self._begin(State.STOPPING)
-        self._door.turn_away(RunnerStoppedError(f"runner {self._site.config.name!r} is stopping"))
+        name = self._site.config.name
+        self._door.turn_away(lambda: RunnerStoppedError(f"runner {name!r} is stopping"))
 
     def begin_kill(self) -> None:
         """Kill without waiting for the end. Never switches."""
@@ -161,7 +162,7 @@ class Closing(Generic[R]):
         def error() -> RunnerKilledError:
             return RunnerKilledError(f"runner {name!r} was killed")
 
-        self._door.turn_away(error())
+        self._door.turn_away(error)
         self._asking.refuse_all(error, LeaseFailure.KILLED)
         for task in self._backlog.everything():
             self._outcomes.cancel(task, error())

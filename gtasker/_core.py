@@ -203,7 +203,7 @@ class Core(Rooms[R]):
 
     def _on_down(self, error: BaseException) -> None:
         self.desk.refresh()
-        self.door.turn_away(self.asking.unavailable())
+        self.door.turn_away(self.asking.unavailable)
         for task in self.backlog.everything():
             self.outcomes.refuse(task, self.asking.unavailable())
         self.asking.refuse_all(self.asking.unavailable, LeaseFailure.UNAVAILABLE)

@@ -75,10 +75,11 @@ class Door(Generic[R]):
                 self.on_entered(knock.task)
             self._site.turn.soon(knock)
 
-    def turn_away(self, error: BaseException) -> None:
-        """Nobody is let in any more. Never switches."""
+    def turn_away(self, make_error: Callable[[], BaseException]) -> None:
+        """Nobody is let in any more; each is told so by an error of his own. Never switches."""
         for knock in list(self._line):
             self._line.withdraw(knock)
+            error = make_error()
             knock.error = error
             if knock.on_error is not None:
                 knock.on_error(error)

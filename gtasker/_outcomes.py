@@ -158,6 +158,9 @@ class Outcomes(Owner, Generic[R]):
         name = name_of(task.fn)
         meter = self._meter
         now = monotonic()
+        if not task.seq:  # before the door; it is counted as come, for it is counted as gone
+            meter.arrived += 1
+            self._site.collect("record_arrival")
         self._end(task, TaskTimeoutError(f"{name} {message}"))
         meter.timed_out += 1
         meter.failed_untimed += 1

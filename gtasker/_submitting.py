@@ -158,7 +158,6 @@ class Submitting(Generic[R]):
     def _take_in(self, task: Task[Any], timeout: float | None) -> None:
         if timeout is not None:
             if timeout <= 0:
-                self._arrived(task)
                 self._outcomes.time_out(task, f"did not answer within {timeout:g} s")
                 return
             self._outcomes.deadline(task, task.queued_at + timeout, timeout)

@@ -280,6 +280,23 @@ def test_a_leaked_resource_is_destroyed_by_an_end_that_does_not_wait(
     assert ledger.destroyed == ledger.created
 
 
+def test_a_loan_granted_to_an_attempt_is_not_taken_for_one_that_an_earlier_attempt_left_out(
+    make_runner: MakeRunner, ledger: Ledger
+) -> None:
+    runner = make_runner(worker_count=1, max_worker_count=1, resource_pool_size=1, max_resources=2).start()
+    with runner.lease():
+        runner.queue_task(touch, "an earlier attempt of the worker's")
+        nested = runner.submit(lambda thing: runner.run_task(touch, "nested"))
+        assert settles(lambda: runner.stats().waiting_leases == 1, PATIENCE)
+
+    # It is granted now, and the worker does not know yet.
+    core: Any = runner._core
+    core.upkeep._make_round()
+
+    assert nested.get(PATIENCE) == "nested"
+    assert ledger.destroyed == 0
+
+
 def spend_the_turn() -> None:
     """Do to the hub's budget what 64 attempts of anybody's do."""
     turn = turn_of(gevent.get_hub())
