@@ -26,6 +26,9 @@ from gtasker import Config, Runner
 from gtasker.integrations.psycopg2 import GreenConnection, make_cooperative, resource
 from gtasker.testing.postgres import postgres
 
+FEWEST = 2_000
+"""Transfers; fewer would not keep all connections busy at the second salvo."""
+
 PATIENCE = 50.0
 """Seconds for all callers together."""
 
@@ -36,6 +39,8 @@ def main() -> int:
     parser.add_argument("--transfers", type=int, default=5_000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
+    if arguments.transfers < FEWEST:
+        parser.error(f"fewer than {FEWEST} transfers do not keep 20 connections busy")
     # What is lost and made anew is on the screen.
     logging.getLogger("gtasker").setLevel(logging.CRITICAL)
     make_cooperative()

@@ -460,18 +460,22 @@ def test_the_rate_rule_adds_workers_while_arrivals_outrun_the_ends(make_runner: 
 
     def slow(resource: LedgerResource) -> None:
         with resource.use():
-            gevent.sleep(0.02)
+            gevent.sleep(0.002)
 
-    handles = []
-    peak = 0
-    for _ in range(100):
-        handles.append(runner.submit(slow))
-        gevent.sleep(0.005)
-        peak = max(peak, runner.stats().burst_workers)
+    handles = [runner.submit(slow)]
+    ended = 0
+
+    def two_come_for_each_that_ends() -> bool:
+        nonlocal ended
+        handles.extend(runner.submit(slow) for _ in range(2))
+        handles[ended].get(timeout=10)
+        ended += 1
+        return runner.stats().burst_workers == 3
+
+    eventually(two_come_for_each_that_ends, "three burst workers")
     for handle in handles:
         handle.get(timeout=20)
 
-    assert peak == 3
     eventually(lambda: runner.stats().burst_workers == 0)
 
 

@@ -10,7 +10,9 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import gevent
 import psycopg2
@@ -171,6 +173,35 @@ def destroy_in_flight() -> None:
         admin.close()
 
 
+@contextmanager
+def forked(play: Callable[[], None]) -> Iterator[None]:
+    """Fork; ``play`` in the child, the block in the parent, which then waits for the child's good end."""
+    child = os.fork()
+    if child == 0:
+        try:
+            play()
+            sys.stdout.flush()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            # Never back into the parent's frames, and not by way of the interpreter's end: its watchdog has no thread.
+            os._exit(1)
+    try:
+        yield
+        _, status = eventually(lambda: ended(child), "the child ends")
+        assert status == 0, "the child has failed"
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def ended(child: int) -> tuple[int, int] | None:
+    """The child's id and status, once it has ended."""
+    found = os.waitpid(child, os.WNOHANG)
+    return found if found[0] else None
+
+
 @scene
 def forget_in_a_child(state: str) -> None:
     """Fork with a connection in the given state; the child lets go of it, the parent goes on with it."""
@@ -186,13 +217,13 @@ def forget_in_a_child(state: str) -> None:
             asking.join()
         if state == "idle":
             options["reset"](connection)
-        child = os.fork()
-        if child == 0:
-            faulthandler.dump_traceback_later(DEADLINE, exit=True)  # a fork has no watchdog of its parent's
+
+        def let_go() -> None:
             options["on_forget"](connection)
-            print("child", flush=True)
-            os._exit(0)
-        eventually(lambda: os.waitpid(child, os.WNOHANG)[0] == child, "the child ends")
+            print("child")
+
+        with forked(let_go):
+            pass
         asking.get()
         if state == "idle":
             cursor.execute("SELECT 1")
@@ -210,14 +241,14 @@ def fork_a_runner() -> None:
         runner.start()
         own = set(runner.map(session_of, range(4)))
         asked = runner.submit(sleep_on_the_server, 0.3)
-        child = os.fork()
-        if child == 0:
-            faulthandler.dump_traceback_later(DEADLINE, exit=True)  # a fork has no watchdog of its parent's
-            print("child", runner.queue_task(answer, 7), flush=True)
-            print("shared" if own & set(runner.map(session_of, range(4))) else "apart", flush=True)
+
+        def use() -> None:
+            print("child", runner.queue_task(answer, 7))
+            print("shared" if own & set(runner.map(session_of, range(4))) else "apart")
             runner.stop()
-            os._exit(0)
-        eventually(lambda: os.waitpid(child, os.WNOHANG)[0] == child, "the child ends")
+
+        with forked(use):
+            pass
         asked.get()
         print("parent", runner.queue_task(answer, 8))
         print("same" if set(runner.map(session_of, range(4))) <= own else "other")

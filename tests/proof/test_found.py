@@ -280,6 +280,28 @@ def test_a_leaked_resource_is_destroyed_by_an_end_that_does_not_wait(
     assert ledger.destroyed == ledger.created
 
 
+@pytest.mark.parametrize("reserve", [1, 0], ids=["from the reserve", "a worker's own"])
+def test_a_holder_that_a_kill_strikes_may_end_without_leaving_its_lease(
+    make_runner: MakeRunner, ledger: Ledger, reserve: int
+) -> None:
+    runner = make_runner(worker_count=1, max_worker_count=1, resource_pool_size=reserve).start()
+    taken = Event()
+
+    def hold() -> None:
+        runner.lease().__enter__()
+        taken.set()
+        Event().wait()
+
+    holder = gevent.spawn(hold)
+    taken.wait()
+
+    report = runner.kill(PATIENCE)
+
+    assert holder.dead
+    assert (report.complete, report.abandoned) == (True, 0)
+    assert ledger.destroyed == ledger.created
+
+
 def test_a_loan_granted_to_an_attempt_is_not_taken_for_one_that_an_earlier_attempt_left_out(
     make_runner: MakeRunner, ledger: Ledger
 ) -> None:
