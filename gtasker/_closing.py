@@ -38,9 +38,10 @@ KILL_TIMEOUT = 5.0
 class _HolderStrike:
     """The interruption of a loan's holder, on its way through the hub."""
 
-    __slots__ = ("_error", "_holder", "_resource")
+    __slots__ = ("_error", "_holder", "_resource", "_then")
 
-    def __init__(self, resource: Resource[Any], error: BaseException) -> None:
+    def __init__(self, resource: Resource[Any], error: BaseException, then: Callable[[], object]) -> None:
+        self._then = then
         self._resource = resource
         self._holder = resource.holder
         self._error = error
@@ -50,6 +51,7 @@ class _HolderStrike:
         if self._resource.holder is holder and not holder.dead:
             self._resource.struck = True
             holder.throw(self._error)
+            self._then()  # it may have ended by this, and left its loan out
 
 
 class Closing(Generic[R]):
@@ -172,7 +174,7 @@ class Closing(Generic[R]):
                     self._outcomes.cancel(begun, error())
         for resource in self._stock.records.values():
             if resource.holder is not None and not resource.struck:
-                self._site.turn.soon(_HolderStrike(resource, error()))
+                self._site.turn.soon(_HolderStrike(resource, error(), self.nudge))
         self._calls.interrupt_all("the runner was killed", spared=("on_destroy",))
 
     def _insist(self) -> None:
@@ -181,7 +183,7 @@ class Closing(Generic[R]):
             self._site.turn.soon(Strike(worker, task, Interrupt("the runner was killed"), self._outcomes.struck))
         for resource in self._stock.records.values():
             if resource.holder is not None and resource.struck:
-                self._site.turn.soon(_HolderStrike(resource, Interrupt("the runner was killed")))
+                self._site.turn.soon(_HolderStrike(resource, Interrupt("the runner was killed"), self.nudge))
 
     def _close_unopened(self) -> None:
         self.on_state(self._site.life.move(State.CLOSED))
@@ -204,6 +206,7 @@ class Closing(Generic[R]):
             self._stock.discard(self._backlog.spare.pop(), self._stock.closing_reason)
         while not self._is_over() and not self._is_overdue():
             self._pause()
+            self.reclaim_leaks()
         self._finish()
 
     def _pause(self) -> None:
