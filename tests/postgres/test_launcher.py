@@ -158,7 +158,15 @@ def test_a_server_ends_with_the_process_that_started_it() -> None:
     try:
         eventually(lambda: not is_running(int(pid)), f"the orphaned server {pid} ends")
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_what_a_killed_process_left_behind_goes_when_the_next_server_comes(own_server: ThrowAwayPostgres) -> None:
+    _, folder = play("start_a_server_and_die", patched=PATCHED, ends_by=signal.SIGKILL).split()
+
+    with ThrowAwayPostgres():
+        assert not Path(folder).exists()
+        assert rows(own_server.dsn, "SELECT 1") == [(1,)], "what is in use stays"
 
 
 def test_a_server_runs_for_a_user_who_is_not_root() -> None:
