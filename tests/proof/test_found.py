@@ -12,10 +12,10 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from gtasker import Runner, ShutdownReport, State
+from gtasker import Runner, ShutdownReport, State, Task, TaskState
 from gtasker._line import Line
 from gtasker._turn import turn_of
-from gtasker.errors import WouldDeadlockError
+from gtasker.errors import TaskCancelledError, WouldDeadlockError
 from tests.conftest import MakeRunner
 from tests.ledger import PATIENCE, HeldTask, Ledger, LedgerResource, UnfitError, touch
 from tests.proof._world import World, settles, turns
@@ -352,3 +352,21 @@ def test_a_line_goes_on_behind_a_returned_entry_that_was_withdrawn() -> None:
     line.withdraw(returned)
 
     assert line.pop() is fresh
+
+
+def test_a_task_that_cancels_itself_stays_cancelled_whatever_it_returns(make_runner: MakeRunner) -> None:
+    runner = make_runner(**ONE)
+    own: list[Task[str]] = []
+
+    def cancel_own(_resource: LedgerResource) -> str:
+        assert own[0].cancel()
+        return "returned all the same"
+
+    own.append(runner.submit(cancel_own))
+
+    assert own[0].wait(PATIENCE)
+    assert own[0].state is TaskState.CANCELLED
+    with pytest.raises(TaskCancelledError):
+        own[0].get()
+    assert runner.metrics().total_tasks_cancelled == 1
+    assert runner.metrics().total_tasks_completed == 0
