@@ -48,15 +48,18 @@ class Backlog(Gathering[R]):
         self.waiting += 1
         if self.is_bounded and not task.attempts:
             self.fresh += 1
+        if self.idle or self.lent or self.wanting or not self.is_awaited:
+            self._serve_newcomer(task)
+        if self.waiting > self.alert_above and task.lane is not None:
+            self.on_backlog()
+
+    def _serve_newcomer(self, task: Task[Any]) -> None:
         if (self.idle and self._turn.left > 0) or (self.lent and self.spare):
             self.dispatch()
         elif self.wanting:
             self._stock.supply()
-        if task.lane is not None:
-            if not self.is_awaited:
-                self.attend()
-            if self.waiting > self.alert_above:
-                self.on_backlog()
+        if not self.is_awaited and task.lane is not None:
+            self.attend()
 
     def delay(self, task: Task[Any], seconds: float) -> None:
         """Let `task` come back in so many seconds, to its old place. Never switches."""

@@ -25,6 +25,7 @@ class Server(Protocol):
     """A worker, as far as the backlog knows it."""
 
     task: Task[Any] | None  # handed over, not yet begun
+    handed_at: float  # when a caller did that by a direct switch; 0 if nobody did
     resource: Any
     dismissed: bool
 

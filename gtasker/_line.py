@@ -33,22 +33,29 @@ E = TypeVar("E", bound=Entry)
 class _Lane(Generic[E]):
     """The entries of one priority. `returned` holds those that came back with an old number."""
 
-    __slots__ = ("in_queue", "live", "priority", "returned", "waiting")
+    __slots__ = ("gone", "in_use", "is_queued", "priority", "returned", "waiting")
 
     def __init__(self, priority: int) -> None:
         self.priority = priority
         self.waiting: deque[E] = deque()
         self.returned: list[tuple[int, float, int, E]] = []
-        self.live = 0
-        self.in_queue = False
+        self.gone = 0  # entries of both that were withdrawn
+        self.in_use = False  # has a live entry
+        self.is_queued = False  # is in the line's queue
+
+    @property
+    def live(self) -> int:
+        return len(self.waiting) + len(self.returned) - self.gone
 
     def head(self) -> E:
         """The first live entry; the lane has one."""
         waiting, returned = self.waiting, self.returned
         while waiting and waiting[0].lane is not self:
             waiting.popleft()
+            self.gone -= 1
         while returned and returned[0][-1].lane is not self:
             heapq.heappop(returned)
+            self.gone -= 1
         if returned and (not waiting or returned[0][0] < waiting[0].seq):
             return returned[0][-1]
         return waiting[0]
@@ -58,10 +65,11 @@ class _Lane(Generic[E]):
         yield from (entry for entry in self.waiting if entry.lane is self)
 
     def forget_withdrawn(self) -> None:
-        if len(self.waiting) + len(self.returned) > 2 * self.live:
+        if self.gone > self.live:
             self.waiting = deque(entry for entry in self.waiting if entry.lane is self)
             self.returned = [item for item in self.returned if item[-1].lane is self]
             heapq.heapify(self.returned)
+            self.gone = 0
 
 
 class Line(Generic[E]):
@@ -89,14 +97,9 @@ class Line(Generic[E]):
             heapq.heappush(lane.returned, (entry.seq, entry.queued_at, id(entry), entry))
         else:
             lane.waiting.append(entry)
-        lane.live += 1
         self.live += 1
-        if lane.live == 1 and lane.in_queue:
-            self._ghosts -= 1
-        elif not lane.in_queue:
-            lane.in_queue = True
-            self._queue.put((lane.priority, lane))
-            self._best = self._queue.peek_nowait()[1]
+        if not lane.in_use:
+            self._filled(lane)
 
     def peek(self) -> E | None:
         """The entry that goes first, or None. Never switches."""
@@ -106,7 +109,7 @@ class Line(Generic[E]):
         """Take the first entry out; there is one. Never switches."""
         lane = self._best
         assert lane is not None
-        if lane.returned:
+        if lane.returned or lane.gone:
             entry = lane.head()
             if lane.returned and lane.returned[0][-1] is entry:
                 heapq.heappop(lane.returned)
@@ -114,12 +117,9 @@ class Line(Generic[E]):
                 lane.waiting.popleft()
         else:
             entry = lane.waiting.popleft()
-            while entry.lane is not lane:  # it was withdrawn
-                entry = lane.waiting.popleft()
         entry.lane = None
-        lane.live -= 1
         self.live -= 1
-        if not lane.live:
+        if (lane.gone or not lane.waiting) and not lane.live:
             self._emptied(lane)
         return entry
 
@@ -127,16 +127,27 @@ class Line(Generic[E]):
         """Take `entry`, which stands in this line, out of it wherever it is. Never switches."""
         lane: _Lane[E] = entry.lane
         entry.lane = None
-        lane.live -= 1
+        lane.gone += 1
         self.live -= 1
         if lane.live:
             lane.forget_withdrawn()
         else:
             self._emptied(lane)
 
+    def _filled(self, lane: _Lane[E]) -> None:
+        lane.in_use = True
+        if lane.is_queued:
+            self._ghosts -= 1
+        else:
+            lane.is_queued = True
+            self._queue.put((lane.priority, lane))
+            self._best = self._queue.peek_nowait()[1]
+
     def _emptied(self, lane: _Lane[E]) -> None:
+        lane.in_use = False
         lane.waiting.clear()
         lane.returned.clear()
+        lane.gone = 0
         self._ghosts += 1
         if lane is self._best:
             self._find_best()
@@ -147,11 +158,11 @@ class Line(Generic[E]):
         queue = self._queue
         while not queue.empty():
             lane = queue.peek_nowait()[1]
-            if lane.live:
+            if lane.in_use:
                 self._best = lane
                 return
             queue.get_nowait()
-            lane.in_queue = False
+            lane.is_queued = False
             del self._lanes[lane.priority]
             self._ghosts -= 1
         self._best = None

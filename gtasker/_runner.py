@@ -22,7 +22,6 @@ from gtasker._mapping import as_they_come, collect, in_flight
 from gtasker._observed import Observed
 from gtasker._site import get_ident
 from gtasker._snapshots import ShutdownReport
-from gtasker._submitting import new_task
 from gtasker._task import Task
 from gtasker._worker import Worker
 from gtasker.errors import StartError
@@ -125,12 +124,10 @@ class Runner(Observed[R]):
         if site.home != get_ident() or caller is site.hub or not desk.is_plain or type(caller) is Worker:
             return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
         now = monotonic()
-        task = new_task(Task)
-        task.fn = fn
-        task.args = args
+        task: Task[T] = Task()
+        task.fn, task.args = fn, args
         task.context = desk.make_context()
-        task.priority = priority
-        task.once = once
+        task.priority, task.once = priority, once
         task.queued_at = now
         task.seq = backlog.last  # who came last before it: that is its place, should it have to be tried again
         task.state = QUEUED
@@ -145,10 +142,11 @@ class Runner(Observed[R]):
                 if now < resource.good_until and now - resource.idle_since < core.judge.patience:
                     worker = backlog.idle.pop()
                     worker.task = task
+                    worker.handed_at = now
                     worker.switch()
                     if task.state is DONE:
                         task.waiter = None
-                        return task._value  # type: ignore[no-any-return]
+                        return task._value
                 else:
                     backlog.push(task)
             else:
@@ -159,8 +157,10 @@ class Runner(Observed[R]):
             core.outcomes.leave(task)
             raise
         task.waiter = None
+        if task.state is DONE:
+            return task._value
         try:
-            return task.outcome()  # type: ignore[no-any-return]
+            return task.outcome()
         finally:
             del task  # a failure knows this frame
 

@@ -20,8 +20,6 @@ from gtasker._task import Task, extras_of
 
 R = TypeVar("R")
 
-new_task: Callable[[type[Task[Any]]], Task[Any]] = object.__new__
-
 
 class Submitting(Generic[R]):
     """The desk where tasks are handed in."""
@@ -91,7 +89,7 @@ class Submitting(Generic[R]):
 
     def make(self, fn: Any, args: tuple[Any, ...], priority: int, once: bool) -> Task[Any]:
         """A task, not accepted yet. Never switches."""
-        task = new_task(Task)
+        task: Task[Any] = Task()
         task.fn = fn
         task.args = args
         task.context = self.make_context()

@@ -44,6 +44,23 @@ T = TypeVar("T")
 class Worker(_Greenlet, Generic[R]):
     """One worker. It outlives its resources: when one is unfit it asks for another."""
 
+    # Slots are found by their place; a greenlet's `__dict__` is searched.
+    __slots__ = (
+        "_backlog",
+        "_judge",
+        "_outcomes",
+        "_site",
+        "attempt",
+        "caring",
+        "dismissed",
+        "handed_at",
+        "judged",
+        "resource",
+        "started_at",
+        "struck",
+        "task",
+    )
+
     def __init__(self, site: Site[R], backlog: Backlog[R], judge: Judge[R], outcomes: Outcomes[R]) -> None:
         super().__init__()
         self._site = site
@@ -54,6 +71,7 @@ class Worker(_Greenlet, Generic[R]):
         self.attempt: Task[Any] | None = None
         self.resource: Resource[R] | None = None
         self.started_at = 0.0  # of the attempt
+        self.handed_at = 0.0  # when a caller switched straight to it with a task; 0 once that is known
         self.judged: Task[Any] | None = None  # its error is before check_health; it may have to be tried again
         self.struck: BaseException | None = None  # what was thrown into the attempt
         self.caring = False  # for its resource, in a hook
@@ -88,19 +106,20 @@ class Worker(_Greenlet, Generic[R]):
         backlog, outcomes, turn, meter = self._backlog, self._outcomes, self._site.turn, self._site.meter
         idle, woken, waits, runs = backlog.idle, turn.woken, meter.waits.append, meter.runs.append
         begin = outcomes.begin if outcomes.is_watched else None
+        now: Any = None  # the moment, while it is known
         while True:
             task = self.task
             if task is None or task.state is not QUEUED:
+                now = None
                 if not self._park():
                     return
                 continue
             resource: Any = self.resource
-            self.task = None
-            self.attempt = task
+            self.task, self.attempt = None, task
             task.state = RUNNING
             task.worker = self
             task.attempts += 1
-            started = self.started_at = monotonic()
+            started = self.started_at = now or monotonic()
             if begin is not None:
                 begin(task)
             try:
@@ -109,10 +128,10 @@ class Worker(_Greenlet, Generic[R]):
                 value: Any = run(task.fn, resource.value, *args) if args else run(task.fn, resource.value)
             except BaseException as error:
                 self._failed(task, error)
-                task = run = args = resource = None  # type: ignore[assignment]
+                now = task = run = args = resource = None  # type: ignore[assignment]
                 continue
             self.attempt = None
-            finished = resource.idle_since = monotonic()
+            now = finished = resource.idle_since = monotonic()
             turn.left -= 1
             if turn.left <= 0 or finished > turn.until:
                 turn.checkpoint(finished)
@@ -127,7 +146,7 @@ class Worker(_Greenlet, Generic[R]):
                 or task.extras is not None
             ):
                 self._succeeded(task, value, finished)
-                task = value = args = run = resource = None  # type: ignore[assignment]
+                now = task = value = args = run = resource = None  # type: ignore[assignment]
                 continue
             task._value = value
             task.state = DONE
@@ -151,7 +170,7 @@ class Worker(_Greenlet, Generic[R]):
                 waiter.switch()
             except BaseException:  # it is idle, and not to be lost; only _park() ends it
                 pass
-            waiter = None
+            now, self.handed_at, waiter = self.handed_at, 0.0, None
 
     def _rest_in_child(self) -> None:
         # A forked child: this attempt, its task and its caller are the parent's.
@@ -173,6 +192,7 @@ class Worker(_Greenlet, Generic[R]):
             self._site.hub.switch()
         except BaseException:  # it is idle, and not to be lost
             pass
+        self.handed_at = 0.0
         return True
 
     def _succeeded(self, task: Task[Any], value: Any, finished: float) -> None:
