@@ -187,7 +187,7 @@ class TaskCancelled(RunnerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRejected(RunnerEvent):
-    """A task was not accepted: the backlog was full, or the backend down."""
+    """A task was not accepted: the backlog was full."""
 
     task: str
 

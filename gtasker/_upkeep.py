@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from math import inf
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
@@ -32,13 +33,15 @@ class Upkeep(Generic[R]):
     def __init__(self, rooms: Rooms[R], views: Views[R]) -> None:
         config = rooms.site.config
         self._site = rooms.site
+        self._calls = rooms.calls
         self._stock = rooms.stock
         self._backlog = rooms.backlog
         self._crew = rooms.crew
         self._returning = rooms.returning
         self._views = views
-        self._keepalive = config.keepalive if config.check_resource is not None else None
-        spans = (config.max_idle, config.max_lifetime, self._keepalive, config.leak_warning)
+        self._keepalive = config.keepalive if config.keepalive is not None else inf
+        self._may_check = 0  # for being kept alive, in this round
+        spans = (config.max_idle, config.max_lifetime, config.keepalive, config.leak_warning)
         self._interval = max(_FASTEST, min(_SLOWEST, *(span / 4 for span in spans if span is not None)))
 
     def open(self) -> None:
@@ -100,9 +103,15 @@ class Upkeep(Generic[R]):
         )
 
     def look_after_idle(self) -> None:
-        """Replace idle resources that have to go, and have those checked that are to be kept alive. Never switches."""
+        """Replace idle resources that have to go, and have those checked that are to be kept alive. Never switches.
+
+        Of those, half at a time: whoever comes meanwhile finds the others.
+        """
         now = monotonic()
-        for resource in [*self._backlog.spare, *(worker.resource for worker in self._backlog.idle)]:
+        idle = [*self._backlog.spare, *(worker.resource for worker in self._backlog.idle)]
+        checking = sum(call.what == "check_resource" for call in self._calls.running)
+        self._may_check = max(0, (len(idle) + checking + 1) // 2 - checking)
+        for resource in idle:
             self._look_after(resource, now)
 
     def shrink(self, *, at_once: bool = False) -> None:
@@ -124,7 +133,8 @@ class Upkeep(Generic[R]):
         if resource.condemned is not None or now >= resource.expires_at:
             self._take_out(resource)
             self._backlog.replace(resource, resource.condemned or DestroyReason.EXPIRED)
-        elif self._keepalive is not None and now - max(resource.idle_since, resource.checked_at) >= self._keepalive:
+        elif self._may_check and now - max(resource.idle_since, resource.checked_at) >= self._keepalive:
+            self._may_check -= 1
             self._take_out(resource)
             self._returning.inspect(resource)
 

@@ -1009,6 +1009,20 @@ def test_keepalive_probes_idle_resources_and_replaces_the_stale(make_runner: Mak
     eventually(lambda: ledger.destroyed == 3 and whole(runner, 1, 2))
 
 
+def test_keepalive_leaves_half_of_the_idle_ones_to_those_who_come(make_runner: MakeRunner, ledger: Ledger) -> None:
+    ledger.probing.hold()
+    runner = make_runner(
+        worker_count=1, resource_pool_size=3, check_resource=ledger.probe, check_idle=1000.0, keepalive=0.02
+    ).start()
+    eventually(lambda: ledger.probing.entered == 2)
+    gevent.sleep(0.1)  # several rounds more, each of which has to leave the other two alone
+
+    assert ledger.probing.entered == 2
+    assert runner.run_task(number_of) in ledger.live
+    ledger.probing.release()
+    eventually(lambda: ledger.probing.entered >= 6)
+
+
 def test_keepalive_leaves_what_is_in_use_alone(make_runner: MakeRunner, ledger: Ledger, held: HeldTask[str]) -> None:
     runner = make_runner(
         worker_count=1, resource_pool_size=0, max_resources=1, check_resource=ledger.probe, keepalive=0.01
