@@ -3,7 +3,8 @@
 #   make test      environment, linters, types, the whole suite plain and monkey-patched, then the other Pythons
 #   make demo      5,000 bank transfers over 20 connections that are shot under way; a throw-away Postgres
 #   make examples  each example, as it stands
-#   make lint, suite, suite-patched, test-pythons    the parts of `make test`
+#   make web       a shop on Flask and Gunicorn, over a throw-away Postgres, to try deploys on
+#   make lint, suite, suite-patched, suite-around, test-pythons    the parts of `make test`
 #   make bench     what a task costs, beside the alternatives
 #   make stress    the seeded runs, for long
 #   make soak      eleven million tasks, and the memory stays flat
@@ -23,17 +24,22 @@ demo := $(VENV)/.demo-$(key)
 dev := $(VENV)/.dev-$(key)
 sources = $(wildcard gtasker tests examples benchmarks scripts)
 # Integrations under construction: their tests need more than the extra `dev`, and are not part of `make test` yet.
-beside := ^(gtasker/(cli|distributed|testing/redis|integrations/(_draining|_growth|_home|_instruments|_patched|_ticking|_connections|logging|pywsgi|wsgi|redis|cli|dashboard|gunicorn|http|opentelemetry|prometheus|psycopg3|sqlalchemy))|tests/(web|monitoring|resources|distributed)|examples/(flask_app|cluster|django_snippet|falcon_app)|scripts/dashboard_pictures)
-suites = $(wildcard tests/test_*.py) $(wildcard tests/unit tests/acceptance tests/proof tests/postgres)
+beside := ^(gtasker/(cli|distributed|testing/redis|integrations/(_growth|_home|_instruments|_patched|_ticking|logging|redis|cli|dashboard|http|opentelemetry|prometheus|psycopg3|sqlalchemy))|tests/(monitoring|resources|distributed)|examples/cluster|scripts/dashboard_pictures)
+core = $(wildcard tests/test_*.py) tests/unit tests/acceptance tests/proof
+suites = $(core) tests/postgres
+around = tests/web
+# Two at a time, for many tests wait for something; where make can, a line of one stays a line.
+two = --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 
 .DELETE_ON_ERROR:
-.NOTPARALLEL:
-.PHONY: help test lint suite suite-patched test-pythons examples demo bench stress soak coverage clean
+.PHONY: help test lint suite suite-patched suite-around test-pythons examples demo web bench stress soak coverage clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
-test: lint suite suite-patched test-pythons
+test: lint
+	$(MAKE) $(two) suite suite-patched
+	$(MAKE) $(two) suite-around test-pythons
 
 lint: $(dev)
 	$(python) -m ruff check --quiet $(sources)
@@ -46,8 +52,11 @@ suite: $(dev)
 suite-patched: $(dev)
 	GTASKER_TEST_PATCHED=1 $(python) -m gevent.monkey --module pytest $(PYTEST_ARGS) $(suites)
 
+suite-around: $(dev)
+	$(python) -m pytest $(PYTEST_ARGS) $(around)
+
 test-pythons: $(dev)
-	$(python) scripts/other_pythons.py --environments $(VENV) -- $(PYTEST_ARGS) -m "not slow and not postgres"
+	$(python) scripts/other_pythons.py --environments $(VENV) -- $(PYTEST_ARGS) -m "not slow and not postgres" $(core)
 
 examples: $(demo)
 	@set -e; for each in basic intermediate advanced postgres; do \
@@ -57,17 +66,20 @@ examples: $(demo)
 demo: $(demo)
 	$(python) -m examples.bank
 
+web: $(demo)
+	$(python) -m examples.flask_app
+
 bench: $(dev)
 	$(python) -m benchmarks
 
 stress: $(dev)
-	GTASKER_STRESS_SEEDS=$(STRESS_SEEDS) $(python) -m pytest $(PYTEST_ARGS) --timeout=0 -m slow
+	GTASKER_STRESS_SEEDS=$(STRESS_SEEDS) $(python) -m pytest $(PYTEST_ARGS) --timeout=0 -m slow tests/proof
 
 soak: $(dev)
 	$(python) -m benchmarks.soak
 
 coverage: $(dev)
-	$(python) -m coverage run -m pytest $(PYTEST_ARGS)
+	$(python) -m coverage run -m pytest $(PYTEST_ARGS) $(suites)
 	$(python) -m coverage report
 
 clean:
