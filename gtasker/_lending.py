@@ -63,7 +63,8 @@ class Lease(Generic[R]):
     ) -> Literal[False]:
         """Give it back. Never switches. Raises WrongThreadError."""
         lending, resource = self._lending, self.resource
-        lending.check_thread()
+        if lending.thread != get_ident():
+            raise WrongThreadError("this lease belongs to a runner of another thread")
         self.resource = None
         self._is_entered = False
         if resource is None:  # it was found leaked, and taken back
@@ -86,6 +87,7 @@ class Lending(Generic[R]):
     def __init__(
         self, site: Site[R], backlog: Backlog[R], judge: Judge[R], asking: Asking[R], returning: Returning[R]
     ) -> None:
+        self.thread = site.thread
         self._site = site
         self._turn = site.turn
         self._backlog = backlog
@@ -121,11 +123,6 @@ class Lending(Generic[R]):
         resource.call = call
         resource.taken_at = now
         return resource
-
-    def check_thread(self) -> None:
-        """Raise WrongThreadError in another OS thread. Never switches."""
-        if self._site.thread != get_ident():
-            raise WrongThreadError("this lease belongs to a runner of another thread")
 
     def run(self, fn: Any, args: tuple[Any, ...], timeout: float | None) -> Any:
         """Call `fn(resource, *args)` in this greenlet, when no resource was idle. Switches."""

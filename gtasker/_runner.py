@@ -123,15 +123,13 @@ class Runner(Observed[R]):
         caller, turn = getcurrent(), site.turn
         if site.home != get_ident() or caller is site.hub or not desk.is_plain or type(caller) is Worker:
             return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
-        now = monotonic()
         task: Task[T] = Task()
         task.fn, task.args = fn, args
         task.context = desk.make_context()
         task.priority, task.once = priority, once
-        task.queued_at = now
+        now = task.queued_at = monotonic()
         task.seq = backlog.last  # who came last before it: that is its place, should it have to be tried again
-        task.state = QUEUED
-        task.attempts = 0
+        task.state, task.attempts = QUEUED, 0
         task.waiter = caller
         task.worker = task.lane = task.extras = task.owner = None
         site.meter.arrived += 1
@@ -256,7 +254,9 @@ class Runner(Observed[R]):
 
     def lease(self, timeout: float | None = None, priority: int = Priority.NORMAL) -> Lease[R]:
         """`with runner.lease() as resource:` for code that is no callable. Leaving never switches."""
-        return Lease(self._here().lending, timeout, priority)
+        core = self._core
+        lending = core.lending if core is not None and core.site.home else self._here().lending
+        return Lease(lending, timeout, priority)
 
     def pause(self) -> None:
         """Let workers finish their attempt and take no more until `resume`. Never switches."""
