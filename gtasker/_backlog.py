@@ -48,7 +48,7 @@ class Backlog(Gathering[R]):
         self.waiting += 1
         if self.is_bounded and not task.attempts:
             self.fresh += 1
-        if self.idle or self.lent or self.wanting or not self.is_awaited:
+        if (self.idle and self._turn.left > 0) or self.lent or self.wanting or not self.is_awaited:
             self._serve_newcomer(task)
         if self.waiting > self.alert_above and task.lane is not None:
             self.on_backlog()
