@@ -194,10 +194,15 @@ class TaskRejected(RunnerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubBlocked(RunnerEvent):
-    """The event loop was not polled for `seconds`; these tasks ran meanwhile."""
+    """The event loop was not polled for `seconds`; these tasks ran meanwhile.
+
+    `where` is the line that was at work then ("file:line in function") if gevent's monitor thread is on and saw it:
+    `GEVENT_MONITOR_THREAD_ENABLE=1`, and `GEVENT_MAX_BLOCKING_TIME` not above `hub_blocked_after`. Else it is empty.
+    """
 
     seconds: float
     tasks: tuple[str, ...]
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,11 @@ Invariant: the span it tells is what passed between the end of one poll and the 
 from __future__ import annotations
 
 import logging
+import sys
 from time import monotonic
 from typing import Any, Generic, TypeVar
+
+from gevent.events import EventLoopBlocked, subscribers
 
 from gtasker._crew import Crew
 from gtasker._events import HubBlocked
@@ -30,6 +33,7 @@ class Watch(Generic[R]):
         self._site = site
         self._crew = crew
         self._begun: dict[str, None] = {}
+        self._where = ""  # the line that gevent's monitor thread saw at work since the last poll
         self._polled_at = 0.0
         self._watchers: list[Any] = []
 
@@ -42,9 +46,12 @@ class Watch(Generic[R]):
             after.start(self._after_poll)
             before.start(self._before_poll)
             self._watchers = [after, before]
+            subscribers.append(self._look)
 
     def close(self) -> None:
         """Watch no more. Never switches."""
+        if self._look in subscribers:
+            subscribers.remove(self._look)
         for watcher in self._watchers:
             watcher.stop()
             watcher.close()
@@ -64,11 +71,21 @@ class Watch(Generic[R]):
         if limit is not None and span > limit and not self._site.forked:
             self._tell(span)
         self._begun.clear()
+        self._where = ""
+
+    def _look(self, event: object) -> None:
+        # In the OS thread of gevent's monitor, while the loop's own thread is at work.
+        if isinstance(event, EventLoopBlocked) and event.hub is self._site.hub:
+            frame = sys._current_frames().get(self._site.thread)
+            if frame is not None:
+                self._where = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
     def _tell(self, span: float) -> None:
         under_way = [name_of(w.attempt.fn) for w in self._crew.workers if w.attempt is not None and w.attempt.fn]
         # Those that began meanwhile are the likely ones; others may have gone on after a wait.
         tasks = tuple(self._begun) or tuple(under_way[:_NAMED])
-        self._site.log(logging.WARNING, "the event loop was blocked for %.3g s; tasks: %s", span, ", ".join(tasks))
+        where, names = self._where, ", ".join(tasks)
+        at_work = f"; at work: {where}" if where else ""
+        self._site.log(logging.WARNING, "the event loop was blocked for %.3g s; tasks: %s%s", span, names, at_work)
         if self._site.listening:
-            self._site.emit(HubBlocked, seconds=span, tasks=tasks)
+            self._site.emit(HubBlocked, seconds=span, tasks=tasks, where=where)

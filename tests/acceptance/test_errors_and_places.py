@@ -706,3 +706,37 @@ def test_errors_of_ours_raised_in_a_task_do_not_reach_check_health(make_runner: 
         assert caught.value is error
 
     assert judged == []
+
+
+# --- gevent's monitor thread
+
+
+def test_with_gevents_monitor_on_a_blocked_hub_is_told_with_the_line() -> None:
+    said, complained, code = run_script("""
+        import logging
+        import time
+        runner.stop()
+        logging.basicConfig()
+        gevent.config.monitor_thread = True
+        gevent.config.max_blocking_time = 0.05
+        gevent.config.print_blocking_reports = False
+        gevent.get_hub().start_periodic_monitoring_thread()
+        from gtasker.events import HubBlocked
+
+        told = []
+        def block(_r):
+            until = time.monotonic() + 0.5
+            while time.monotonic() < until:
+                pass
+
+        options = dict(on_create=object, on_destroy=lambda _r: None, hub_blocked_after=0.2)
+        with Runner(worker_count=1, on_event=told.append, **options) as watched:
+            watched.queue_task(block)
+            gevent.sleep(0.05)
+        from gevent.events import subscribers
+        print([event.where.rpartition(" ")[2] for event in told if isinstance(event, HubBlocked)], len(subscribers))
+    """)
+
+    assert code == 0, complained
+    assert said == "['block'] 0\n"
+    assert "in block" in complained

@@ -26,7 +26,7 @@ FIELDS = {
     "TaskTimedOut": ["task"],
     "TaskCancelled": ["task"],
     "TaskRejected": ["task"],
-    "HubBlocked": ["seconds", "tasks"],
+    "HubBlocked": ["seconds", "tasks", "where"],
     "StateChanged": ["before", "after"],
 }
 DESTROY_REASONS = """
