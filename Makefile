@@ -28,7 +28,7 @@ beside := ^(gtasker/(cli|distributed|testing/redis|integrations/(_growth|_home|_
 core = $(wildcard tests/test_*.py) tests/unit tests/acceptance tests/proof
 suites = $(core) tests/postgres
 around = tests/web
-# Two at a time, for many tests wait for something; where make can, a line of one stays a line.
+# Two at a time, for many tests wait for something; where make can, what they say is not mixed.
 two = --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 
 .DELETE_ON_ERROR:
@@ -38,7 +38,9 @@ help:
 	@sed -n 's/^#   //p' Makefile
 
 test: lint
+	@echo "the suite, plain and monkey-patched side by side: some minutes without a word"
 	$(MAKE) $(two) suite suite-patched
+	@echo "the suites around it, and the other Pythons: some minutes more"
 	$(MAKE) $(two) suite-around test-pythons
 
 lint: $(dev)
