@@ -24,12 +24,15 @@ demo := $(VENV)/.demo-$(key)
 dev := $(VENV)/.dev-$(key)
 sources = $(wildcard gtasker tests examples benchmarks scripts)
 # Integrations under construction: their tests need more than the extra `dev`, and are not part of `make test` yet.
-beside := ^(gtasker/(cli|distributed|testing/redis|integrations/(_growth|_home|_instruments|_patched|_ticking|logging|redis|cli|dashboard|http|opentelemetry|prometheus|psycopg3|sqlalchemy))|tests/(monitoring|resources|distributed)|examples/cluster|scripts/dashboard_pictures)
+beside := ^(gtasker/(distributed|testing/redis|integrations/(_patched|redis|http|psycopg3|sqlalchemy))|tests/(resources|distributed)|examples/cluster)
 core = $(wildcard tests/test_*.py) tests/unit tests/acceptance tests/proof
 suites = $(core) tests/postgres
-around = tests/web
+around = tests/web tests/monitoring
 # Two at a time, for many tests wait for something; where make can, what they say is not mixed.
 two = --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
+
+# Without Debian's browser the page's tests are left out, and that is said; a CI server has to run them.
+browser := $(if $(CI),ci,$(and $(shell command -v chromium),$(shell command -v chromedriver)))
 
 .DELETE_ON_ERROR:
 .PHONY: help test lint suite suite-patched suite-around test-pythons examples demo web bench stress soak coverage clean
@@ -55,7 +58,8 @@ suite-patched: $(dev)
 	GTASKER_TEST_PATCHED=1 $(python) -m gevent.monkey --module pytest $(PYTEST_ARGS) $(suites)
 
 suite-around: $(dev)
-	$(python) -m pytest $(PYTEST_ARGS) $(around)
+	@$(if $(browser),:,echo "no chromium and chromedriver: the dashboard's browser tests are LEFT OUT")
+	$(python) -m pytest $(PYTEST_ARGS) $(if $(browser),,-m "not browser") $(around)
 
 test-pythons: $(dev)
 	$(python) scripts/other_pythons.py --environments $(VENV) -- $(PYTEST_ARGS) -m "not slow and not postgres" $(core)

@@ -1,0 +1,1 @@
+"""What others see of runners: Prometheus, OpenTelemetry, logs, the dashboard, the command line."""
