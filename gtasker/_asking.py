@@ -44,6 +44,8 @@ class Asking(Generic[R]):
         """
         site = self._site
         self._admission.enter()
+        if timeout is not None and timeout != timeout:
+            raise ValueError("a time-out is a number of seconds, not nan")
         if site.listening:
             site.emit(LeaseRequested, priority=loan.priority)
         self._check_chances()
@@ -100,7 +102,7 @@ class Asking(Generic[R]):
             self._fail(LeaseFailure.UNAVAILABLE, self.unavailable())
         most = self._site.config.max_waiting
         backlog = self._backlog
-        if most is not None and backlog.loans.live >= most and not backlog.spare and not backlog.idle:
+        if most is not None and backlog.loans.live >= most + len(backlog.spare) + len(backlog.idle):
             self._fail(LeaseFailure.TOO_MANY_WAITERS, TooManyWaitersError(f"{most} wait already ({self._account()})"))
 
     def _fail(self, reason: LeaseFailure, error: BaseException) -> None:

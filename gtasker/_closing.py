@@ -33,6 +33,7 @@ R = TypeVar("R")
 
 KILL_TIMEOUT = 5.0
 """Seconds that `kill`, and a `stop` whose time is up, wait for what was interrupted."""
+_LOOK = 0.05  # seconds between two looks at who still holds a resource
 
 
 class _HolderStrike:
@@ -111,7 +112,7 @@ class Closing(Generic[R]):
         """Stop without waiting for the end; the runner is open. Never switches."""
         self._begin(State.STOPPING)
         name = self._site.config.name
-        self._door.turn_away(lambda: RunnerStoppedError(f"runner {name!r} is stopping"))
+        self._door.turn_away(lambda: RunnerStoppedError(f"runner {name!r} is stopping"), outsiders_only=True)
 
     def begin_kill(self) -> None:
         """Kill without waiting for the end. Never switches."""
@@ -173,7 +174,7 @@ class Closing(Generic[R]):
                 if begun is not None:
                     self._outcomes.cancel(begun, error())
         for resource in self._stock.records.values():
-            if resource.holder is not None and not resource.struck:
+            if resource.holder is not None and not resource.struck and resource.holder not in self._crew.greenlets:
                 self._site.turn.soon(_HolderStrike(resource, error(), self.nudge))
         self._calls.interrupt_all("the runner was killed", spared=("on_destroy",))
 
@@ -205,6 +206,8 @@ class Closing(Generic[R]):
         while self._backlog.spare:
             self._stock.discard(self._backlog.spare.pop(), self._stock.closing_reason)
         while not self._is_over() and not self._is_overdue():
+            if self._is_held():  # its holder may end without giving it back
+                self._site.housekeeping.after(_LOOK, self.nudge)
             self._pause()
             self.reclaim_leaks()
         self._finish()
@@ -222,7 +225,7 @@ class Closing(Generic[R]):
             return False
         if any(self._is_at_work(worker) for worker in self._crew.workers):
             return False
-        return all(resource.holder is None for resource in self._stock.records.values())
+        return not self._is_held()
 
     def _is_at_work(self, worker: Any) -> bool:
         # An attempt whose task has answered is only waited for to end, like a hook.
@@ -234,8 +237,11 @@ class Closing(Generic[R]):
         # that go on long after their own time was up.
         alive = len(self._crew.greenlets) + self._site.errands.busy - 1
         if self._site.life.state is State.KILLED:
-            return not alive
+            return not alive and not self._is_held()
         return alive <= self._calls.given_up + self._outcomes.given_up
+
+    def _is_held(self) -> bool:
+        return any(resource.holder is not None for resource in self._stock.records.values())
 
     def _is_overdue(self) -> bool:
         return self._give_up_at is not None and monotonic() >= self._give_up_at

@@ -169,8 +169,10 @@ class Core(Rooms[R]):
     def recycle(self) -> None:
         """Replace every resource that exists now; the ones in use when they come back. Never switches."""
         self.admission.check_place(blocking=False)
+        self.backlog.recall(self.crew.workers)  # what has not begun begins with a new one
         self.stock.recycle()
         self.upkeep.look_after_idle()
+        self.backlog.dispatch()
 
     def purge(self, key: Any) -> int:
         """Cancel the tasks that wait, or those with this key; say how many. Never switches."""

@@ -109,9 +109,12 @@ class Crew(Generic[R]):
 
     def resize(self, base: int, maximum: int) -> None:
         """Want other numbers from now on; nothing is interrupted. Never switches."""
+        before = self.wanted
         self.base, self.maximum = base, maximum
         self.hire(base - self.wanted)
         self.trim(maximum)
+        if self._site.listening and self.wanted != before:
+            self._site.emit(WorkersScaled, before=before, after=self.wanted, why="resize")
 
     def trim(self, wanted: int) -> None:
         """Let workers go until `wanted` are left: the idle ones now, the busy ones when free. Never switches."""

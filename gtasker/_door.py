@@ -25,10 +25,11 @@ R = TypeVar("R")
 class _Knock:
     """Somebody with a task, before the door."""
 
-    __slots__ = ("error", "lane", "on_error", "priority", "queued_at", "seq", "task", "waiter")
+    __slots__ = ("error", "is_inside", "lane", "on_error", "priority", "queued_at", "seq", "task", "waiter")
 
-    def __init__(self, task: Task[Any], seq: int) -> None:
+    def __init__(self, task: Task[Any], seq: int, *, is_inside: bool = False) -> None:
         self.task = task
+        self.is_inside = is_inside  # a task of the runner's asks, or who has a resource on loan
         self.priority = task.priority
         self.seq = seq
         self.queued_at = task.queued_at
@@ -51,8 +52,12 @@ class Door(Generic[R]):
         self._backlog = backlog
         self._limit = site.config.max_queued
         self._line: Line[_Knock] = Line()
-        # Wired by the desk:
+        self._letting_in = False
+        # Wired by the core and the desk:
         self.on_entered: Callable[[Task[Any]], object] = lambda task: None
+        self.on_wait: Callable[[Task[Any]], object] = lambda task: None
+        self.on_waited: Callable[[], object] = lambda: None
+        self.is_inside: Callable[[], bool] = lambda: False
 
     def enter(self, task: Task[Any]) -> None:
         """Put `task` into the backlog. Switches while that is full; raises QueueFullError."""
@@ -68,16 +73,31 @@ class Door(Generic[R]):
 
     def let_in(self) -> None:
         """There is room: let in who is first. Never switches."""
-        while self._line and self._has_room():
-            knock = self._line.pop()
-            if knock.task.state < DONE:  # it may have been cancelled, or timed out, before the door
-                self._backlog.push(knock.task)
-                self.on_entered(knock.task)
-            self._site.turn.soon(knock)
+        if self._letting_in:  # who is let in may make room for the next at once: the loop below sees to him
+            return
+        self._letting_in = True
+        try:
+            while self._line and self._has_room():
+                knock = self._line.pop()
+                if knock.task.state < DONE:  # it may have been cancelled, or timed out, before the door
+                    self._backlog.push(knock.task)
+                    self.on_entered(knock.task)
+                self._site.turn.soon(knock)
+        finally:
+            self._letting_in = False
 
-    def turn_away(self, make_error: Callable[[], BaseException]) -> None:
-        """Nobody is let in any more; each is told so by an error of his own. Never switches."""
+    def drop(self, task: Task[Any]) -> None:
+        """`task` has answered: whoever knocks for it need not wait. Never switches."""
         for knock in list(self._line):
+            if knock.task is task:
+                self._line.withdraw(knock)
+                self._site.turn.soon(knock)
+
+    def turn_away(self, make_error: Callable[[], BaseException], *, outsiders_only: bool = False) -> None:
+        """Nobody (from outside) is let in any more; each is told so by an error of his own. Never switches."""
+        for knock in list(self._line):
+            if outsiders_only and knock.is_inside:
+                continue
             self._line.withdraw(knock)
             error = make_error()
             knock.error = error
@@ -101,7 +121,7 @@ class Door(Generic[R]):
 
     def _wait(self, task: Task[Any], patience: float | None) -> None:
         site = self._site
-        knock = _Knock(task, self._backlog.number())
+        knock = _Knock(task, self._backlog.number(), is_inside=self.is_inside())
         knock.waiter = getcurrent()
         entries = []
         if patience is not None:
@@ -111,9 +131,12 @@ class Door(Generic[R]):
             entries.append(site.deadlines.at(extras.deadline.when, lambda: self._give_up(knock, None)))
         self._line.push(knock)
         try:
+            if not entries:
+                self.on_wait(task)
             while knock.lane is not None:
                 site.hub.switch()
         finally:
+            self.on_waited()
             knock.waiter = None
             for entry in entries:
                 entry.cancel()

@@ -108,6 +108,7 @@ class Joining(Owner, Generic[R]):
     def cancel(self, task: Task[Any], error: BaseException | None = None) -> bool:
         """Settle this handle as cancelled; the last one withdraws the shared task. Never switches."""
         assert isinstance(task, Joined)
+        self._outcomes.check_thread()
         return self._leave(task, self._outcomes.cancel)
 
     def leave(self, handle: Joined[Any]) -> None:

@@ -9,6 +9,7 @@ is in `_asking` and `_returning`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar
@@ -20,7 +21,7 @@ from gtasker._backlog import Backlog
 from gtasker._extras import Priority
 from gtasker._judging import Judge
 from gtasker._loan import Loan, Resource
-from gtasker._metrics import TaskTimes
+from gtasker._metrics import FOLD_AT, TaskTimes
 from gtasker._returning import Returning
 from gtasker._site import Site, get_ident
 from gtasker.errors import WrongThreadError
@@ -32,10 +33,17 @@ T = TypeVar("T")
 class Lease(Generic[R]):
     """What `Runner.lease` returns: `with runner.lease() as resource:`. It can be entered again once it was left."""
 
-    __slots__ = ("_discarded", "_is_entered", "_lending", "_timeout", "priority", "resource")
+    __slots__ = ("_discarded", "_find", "_is_entered", "_lending", "_timeout", "priority", "resource")
 
-    def __init__(self, lending: Lending[R], timeout: float | None, priority: int) -> None:
+    def __init__(
+        self,
+        lending: Lending[R],
+        timeout: float | None,
+        priority: int,
+        find: Callable[[], Lending[R]] | None = None,
+    ) -> None:
         self._lending = lending
+        self._find = find  # the one of this moment: the runner may have begun anew since
         self._timeout = timeout
         self._discarded = False
         self._is_entered = False
@@ -48,6 +56,8 @@ class Lease(Generic[R]):
             raise RuntimeError("this lease is out already")
         resource = self._lending.take_idle(self)
         if resource is None:
+            if self._find is not None:
+                self._lending = self._find()
             self._is_entered = True
             try:
                 resource = self._lending.asking.take(Loan(self.priority), self._timeout, self)
@@ -119,6 +129,10 @@ class Lending(Generic[R]):
         turn.left -= 1
         if turn.left <= 0:  # nothing is handed over any more until somebody has seen to that
             turn.checkpoint(now)
+            if now >= self.meter.next_mark:
+                self.meter.mark(now)
+            if len(self.meter.runs) >= FOLD_AT:
+                self.meter.fold()
         resource.holder = holder
         resource.call = call
         resource.taken_at = now

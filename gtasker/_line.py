@@ -72,6 +72,11 @@ class _Lane(Generic[E]):
             self.gone = 0
 
 
+def _check_priority(priority: object) -> None:
+    if not isinstance(priority, int):
+        raise TypeError(f"a priority is an int, not {priority!r}")
+
+
 class Line(Generic[E]):
     """Strict: a higher priority (a lower number) always goes first; within one, first come first served."""
 
@@ -91,6 +96,7 @@ class Line(Generic[E]):
         """Let `entry` stand in line, at the place of its `seq` if it `returned`. Never switches."""
         lane = self._lanes.get(entry.priority)
         if lane is None:
+            _check_priority(entry.priority)
             lane = self._lanes[entry.priority] = _Lane(entry.priority)
         entry.lane = lane
         if returned:
@@ -202,6 +208,7 @@ class AgedLine(Line[E]):
 
     def push(self, entry: E, *, returned: bool = False) -> None:
         """Let `entry` stand in line; who returned has his old key, and so his old place. Never switches."""
+        _check_priority(entry.priority)
         entry.lane = place = object()  # an entry that was moved may be in the heap twice; one of them is its place
         self._heap.put((*self.rank(entry), id(place), place, entry))
         self.live += 1

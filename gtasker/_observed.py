@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from gtasker._config import Config
 from gtasker._core import Core
+from gtasker._lending import Lending
 from gtasker._lifecycle import State
 from gtasker._metrics import Histograms, TaskMetrics
 from gtasker._snapshots import BackendInfo, Bounds, LeaseInfo, ResourceInfo, RunnerStats
@@ -69,6 +70,9 @@ class Observed(Generic[R]):
         """A core to look at. Looking binds an unused runner to no thread, so then it is one for this look alone."""
         core = self._core
         return core if core is not None and not core.site.forked and not core.is_over else Core(self.config, self)
+
+    def _lending(self) -> Lending[R]:
+        return self._here().lending
 
     def _here(self) -> Core[R]:
         """The core of this process."""

@@ -89,6 +89,11 @@ class Outcomes(Owner, Generic[R]):
         self.on_waited: Callable[[], object] = lambda: None
         self.on_settled: Callable[[Task[Any]], object] = lambda task: None  # of a task with a key
 
+    def check_thread(self) -> None:
+        """Raise WrongThreadError in another OS thread. Never switches."""
+        if get_ident() != self._site.thread:
+            raise WrongThreadError("this task belongs to a runner of another thread")
+
     def refresh(self) -> None:
         """Say anew whether `is_direct` holds; called when one of its reasons changed. Never switches."""
         self.is_direct = self.may_be_direct and self.on_answer is None and not self._backlog.excess
@@ -138,8 +143,7 @@ class Outcomes(Owner, Generic[R]):
 
     def cancel(self, task: Task[Any], error: BaseException | None = None) -> bool:
         """Settle as cancelled; False if it had answered. A running attempt is interrupted later. Never switches."""
-        if get_ident() != self._site.thread:
-            raise WrongThreadError("this task belongs to a runner of another thread")
+        self.check_thread()
         if task.state >= DONE:
             return False
         name = name_of(task.fn)
@@ -209,8 +213,7 @@ class Outcomes(Owner, Generic[R]):
     def begin_wait(self, task: Task[Any], *, forever: bool) -> None:
         """Raise if the current greenlet cannot wait for `task`, or never to an end. Never switches."""
         site = self._site
-        if get_ident() != site.thread:
-            raise WrongThreadError("this task belongs to a runner of another thread")
+        self.check_thread()
         if getcurrent() is site.hub:
             raise WouldBlockHubError("waiting for a task in the hub would stop the event loop")
         if forever:

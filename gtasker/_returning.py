@@ -59,8 +59,8 @@ class Returning(Generic[R]):
 
     def restore(self, resource: Resource[R], reason: DestroyReason | None) -> None:
         """Put a resource that nobody uses to its next use, or have it replaced. Never switches."""
-        if reason is None and self._site.life.state is State.KILLED:
-            reason = DestroyReason.KILLED
+        if reason is None:
+            reason = DestroyReason.KILLED if self._site.life.state is State.KILLED else resource.condemned
         if reason is not None:
             self._backlog.lent.pop(resource.worker, None)
             self._backlog.replace(resource, reason)

@@ -5,7 +5,7 @@ Invariant: a room calls those below it by name, and those above it through a wir
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from gtasker._admission import Admission
 from gtasker._asking import Asking
@@ -23,6 +23,7 @@ from gtasker._outcomes import Outcomes
 from gtasker._returning import Returning
 from gtasker._site import Site
 from gtasker._stock import Stock
+from gtasker._task import Task
 from gtasker._watch import Watch
 from gtasker._worker import Worker
 
@@ -57,7 +58,9 @@ class Rooms(Generic[R]):
         stock.on_starved = backlog.dispatch
         backlog.on_backlog = crew.alert
         backlog.on_want = self.deadlocks.reconsider
-        self.deadlocks.refuse = outcomes.refuse
+        self.deadlocks.refuse = self._refuse
+        self.door.on_wait, self.door.on_waited = self.deadlocks.begin_wait, self.deadlocks.end_wait
+        self.door.is_inside = self.admission.is_inside
         backlog.on_room = self.door.let_in
         backlog.dismiss = crew.dismiss
         backlog.inspect = self.returning.inspect
@@ -69,6 +72,10 @@ class Rooms(Generic[R]):
         outcomes.on_timed_wait = self.deadlocks.begin_timed_wait
         outcomes.on_waited = self.deadlocks.end_wait
         outcomes.may_be_direct = self.judge.is_plain and self.site.collector is None
+
+    def _refuse(self, task: Task[Any], error: BaseException) -> None:
+        self.outcomes.refuse(task, error)
+        self.door.drop(task)
 
     def _make_worker(self) -> Worker[R]:
         return Worker(self.site, self.backlog, self.judge, self.outcomes)

@@ -155,6 +155,8 @@ class Submitting(Generic[R]):
 
     def _take_in(self, task: Task[Any], timeout: float | None) -> None:
         if timeout is not None:
+            if timeout != timeout:
+                raise ValueError("a time-out is a number of seconds, not nan")
             if timeout <= 0:
                 self._outcomes.time_out(task, f"did not answer within {timeout:g} s")
                 return

@@ -124,7 +124,7 @@ class Task(Generic[T]):
         if self.state < DONE:
             limit = Timeout.start_new(timeout) if timeout is not None else None
             try:
-                self._await(forever=timeout is None)
+                self._await(forever=timeout is None, raises=False)
             except Timeout as error:
                 if error is not limit:
                     raise
@@ -250,15 +250,15 @@ class Task(Generic[T]):
         for link in links:
             try:
                 link(self)
-            except Exception as error:
+            except BaseException as error:  # as gevent's own links
                 get_hub().handle_error((link, self), type(error), error, error.__traceback__)
 
-    def _await(self, *, forever: bool) -> None:
+    def _await(self, *, forever: bool, raises: bool = True) -> None:
         owner = self._owner()
         owner.begin_wait(self, forever=forever)
         current = getcurrent()
         hub = get_hub()
-        if self.waiter is None:
+        if self.waiter is None and raises:  # an interrupt of the keyboard is left to who will raise it
             self.waiter = current
         else:
             extras_of(self).waiters.append(current)

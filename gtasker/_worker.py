@@ -51,6 +51,7 @@ class Worker(_Greenlet, Generic[R]):
         "_outcomes",
         "_site",
         "attempt",
+        "cared_at",
         "caring",
         "dismissed",
         "handed_at",
@@ -75,10 +76,13 @@ class Worker(_Greenlet, Generic[R]):
         self.judged: Task[Any] | None = None  # its error is before check_health; it may have to be tried again
         self.struck: BaseException | None = None  # what was thrown into the attempt
         self.caring = False  # for its resource, in a hook
+        self.cared_at = 0.0  # since when
         self.dismissed = False
 
     def has_ended_since(self, moment: float) -> bool:
         """Whether the attempt that ran at that moment is over. Never switches."""
+        if self.caring:
+            return self.cared_at > moment
         return self.attempt is None or self.started_at > moment
 
     def wake(self) -> None:
@@ -106,7 +110,8 @@ class Worker(_Greenlet, Generic[R]):
         backlog, outcomes, turn, meter = self._backlog, self._outcomes, self._site.turn, self._site.meter
         idle, woken, waits, runs = backlog.idle, turn.woken, meter.waits.append, meter.runs.append
         begin = outcomes.begin if outcomes.is_watched else None
-        now: Any = None  # the moment, while it is known
+        now: Any = self.handed_at  # the moment, while it is known
+        self.handed_at = 0.0
         while True:
             task = self.task
             if task is None or task.state is not QUEUED:
@@ -120,6 +125,9 @@ class Worker(_Greenlet, Generic[R]):
             task.worker = self
             task.attempts += 1
             started = self.started_at = now or monotonic()
+            turn.left -= 1
+            if turn.left <= 0 or started > turn.until:
+                self._count(started)
             if begin is not None:
                 begin(task)
             try:
@@ -132,13 +140,8 @@ class Worker(_Greenlet, Generic[R]):
                 continue
             self.attempt = None
             now = finished = resource.idle_since = monotonic()
-            turn.left -= 1
-            if turn.left <= 0 or finished > turn.until:
-                turn.checkpoint(finished)
-                if finished >= meter.next_mark:
-                    meter.mark(finished)
-                if len(meter.runs) >= FOLD_AT:
-                    meter.fold()
+            if finished > turn.until:
+                self._count(finished)
             if (
                 not outcomes.is_direct
                 or finished >= resource.good_until
@@ -171,6 +174,14 @@ class Worker(_Greenlet, Generic[R]):
             except BaseException:  # it is idle, and not to be lost; only _park() ends it
                 pass
             now, self.handed_at, waiter = self.handed_at, 0.0, None
+
+    def _count(self, now: float) -> None:
+        meter = self._site.meter
+        self._site.turn.checkpoint(now)
+        if now >= meter.next_mark:
+            meter.mark(now)
+        if len(meter.runs) >= FOLD_AT:
+            meter.fold()
 
     def _rest_in_child(self) -> None:
         # A forked child: this attempt, its task and its caller are the parent's.
@@ -222,9 +233,8 @@ class Worker(_Greenlet, Generic[R]):
         assert resource is not None
         site, outcomes, started = self._site, self._outcomes, self.started_at
         finished = resource.idle_since = monotonic()
-        site.turn.left -= 1
-        if site.turn.left <= 0 or finished > site.turn.until:
-            site.turn.checkpoint(finished)
+        if finished > site.turn.until:
+            self._count(finished)
         if self.struck is not None or not isinstance(error, Exception):
             if isinstance(error, KeyboardInterrupt) and task.waiter is not site.hub.parent:
                 site.tell_main(error)
@@ -249,6 +259,7 @@ class Worker(_Greenlet, Generic[R]):
     def _care(self, hook: Callable[..., T], *args: Any) -> T:
         # While a hook runs the worker is neither idle nor in an attempt; nobody may switch to it.
         self.caring = True
+        self.cared_at = monotonic()
         try:
             return hook(*args)
         finally:
