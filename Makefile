@@ -3,6 +3,7 @@
 #   make test      environment, linters, types, the whole suite plain and monkey-patched, then the other Pythons
 #   make demo      5,000 bank transfers over 20 connections that are shot under way; a throw-away Postgres
 #   make examples  each example, as it stands
+#   make cluster   10,000 transfers over worker processes, one of which is shot; a throw-away Postgres and Redis
 #   make web       a shop on Flask and Gunicorn, over a throw-away Postgres, to try deploys on
 #   make lint, suite, suite-patched, suite-around, test-pythons    the parts of `make test`
 #   make bench     what a task costs, beside the alternatives
@@ -22,12 +23,11 @@ pythons := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python3
 key := $(shell cksum < pyproject.toml | cut -d ' ' -f 1)
 demo := $(VENV)/.demo-$(key)
 dev := $(VENV)/.dev-$(key)
-sources = $(wildcard gtasker tests examples benchmarks scripts)
-# Integrations under construction: their tests need more than the extra `dev`, and are not part of `make test` yet.
-beside := ^(gtasker/(distributed|testing/redis|integrations/(_patched|redis|http|psycopg3|sqlalchemy))|tests/(resources|distributed)|examples/cluster)
+sources = $(wildcard gtasker gtasker_pytest tests examples benchmarks scripts)
 core = $(wildcard tests/test_*.py) tests/unit tests/acceptance tests/proof
 suites = $(core) tests/postgres
-around = tests/web tests/monitoring
+around = tests/web tests/monitoring tests/resources tests/distributed
+around_patched = tests/resources
 # Two at a time, for many tests wait for something; where make can, what they say is not mixed.
 two = --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 
@@ -35,7 +35,7 @@ two = --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 browser := $(if $(CI),ci,$(and $(shell command -v chromium),$(shell command -v chromedriver)))
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint suite suite-patched suite-around test-pythons examples demo web bench stress soak coverage clean
+.PHONY: help test lint suite suite-patched suite-around test-pythons examples demo cluster web bench stress soak coverage clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -49,7 +49,7 @@ test: lint
 lint: $(dev)
 	$(python) -m ruff check --quiet $(sources)
 	$(python) -m ruff format --quiet --check $(sources)
-	$(python) -m mypy --no-error-summary --exclude '$(beside)' $(sources)
+	$(python) -m mypy --no-error-summary $(sources)
 
 suite: $(dev)
 	$(python) -m pytest $(PYTEST_ARGS) $(suites)
@@ -60,6 +60,7 @@ suite-patched: $(dev)
 suite-around: $(dev)
 	@$(if $(browser),:,echo "no chromium and chromedriver: the dashboard's browser tests are LEFT OUT")
 	$(python) -m pytest $(PYTEST_ARGS) $(if $(browser),,-m "not browser") $(around)
+	GTASKER_TEST_PATCHED=1 $(python) -m gevent.monkey --module pytest $(PYTEST_ARGS) $(around_patched)
 
 test-pythons: $(dev)
 	$(python) scripts/other_pythons.py --environments $(VENV) -- $(PYTEST_ARGS) -m "not slow and not postgres" $(core)
@@ -71,6 +72,9 @@ examples: $(demo)
 
 demo: $(demo)
 	$(python) -m examples.bank
+
+cluster: $(demo)
+	$(python) -m examples.cluster
 
 web: $(demo)
 	$(python) -m examples.flask_app

@@ -88,7 +88,8 @@ def run(dsn: str, schema: str, count: int, seed: int) -> int:
 def configure(books: str, application: str) -> Config[GreenConnection]:
     """Return the settings: 5 workers that become 17 when many wait, and 3 connections for who cannot wait."""
     return Config(
-        **resource(books, application_name=application),
+        # Each transfer has an id, so that one whose COMMIT was not answered may be tried again.
+        **resource(books, application_name=application, replay_unknown_commit=True),
         name="bank",
         worker_count=5,
         burst_task_threshold=20,

@@ -1,5 +1,5 @@
-"""Helpers for tests and examples: a throw-away server and a proxy that breaks connections on purpose.
+"""Helpers for tests and examples: a runner without workers, resources that keep books, throw-away servers, a proxy.
 
 Invariant: whatever these helpers start is stopped by their context managers, and at the latest ends with the process.
-Nothing is imported here: ``gtasker.testing.postgres`` needs the standard library alone.
+Nothing is imported here: ``gtasker.testing.postgres`` and ``.redis`` need the standard library alone.
 """

@@ -17,19 +17,11 @@ import psycopg2
 from gevent import socket as gevent_socket
 from psycopg2 import extensions
 
+from gtasker.integrations._postgres import KEEPALIVES
 from gtasker.integrations.psycopg2._connection import GreenConnection, derived
 
 _DEFAULT_TIMEOUT = 10.0  # seconds
 _DEFAULT_PORT = "5432"
-
-# A peer that vanished is found within a minute, not after the kernel's two hours; in milliseconds where libpq wants it.
-_KEEPALIVES = {
-    "keepalives": "1",
-    "keepalives_idle": "30",
-    "keepalives_interval": "10",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "30000",
-}
 
 
 def connector(
@@ -42,7 +34,7 @@ def connector(
     Raises psycopg2.ProgrammingError for a DSN that libpq does not understand.
     """
     given = {**extensions.parse_dsn(dsn), **{name: str(value) for name, value in options.items() if value is not None}}
-    parameters: dict[str, Any] = {**_KEEPALIVES, "fallback_application_name": "gtasker", **given}
+    parameters: dict[str, Any] = {**KEEPALIVES, "fallback_application_name": "gtasker", **given}
     bound = timeout if timeout is not None else _libpq_timeout(parameters.pop("connect_timeout", None))
     parameters["cursor_factory"] = factories["cursor_factory"]
     parameters["connection_factory"] = derived(

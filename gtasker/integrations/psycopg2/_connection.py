@@ -22,6 +22,7 @@ from gevent import socket as gevent_socket
 from psycopg2 import extensions
 
 from gtasker.integrations.psycopg2._cancelling import cancel
+from gtasker.integrations.psycopg2._commits import commits, may_commit
 from gtasker.integrations.psycopg2._idle import has_last_words, is_readable
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -101,15 +102,15 @@ class GreenConnection(extensions.connection):
         assert interrupt is not None
         return interrupt
 
-    commit = _door(extensions.connection.commit)
+    commit = commits(_door(extensions.connection.commit))
     rollback = _door(extensions.connection.rollback)
     reset = _door(extensions.connection.reset)
     set_client_encoding = _door(extensions.connection.set_client_encoding)
     set_isolation_level = _door(extensions.connection.set_isolation_level)
     set_session = _door(extensions.connection.set_session)
     tpc_begin = _door(extensions.connection.tpc_begin)
-    tpc_commit = _door(extensions.connection.tpc_commit)
-    tpc_prepare = _door(extensions.connection.tpc_prepare)
+    tpc_commit = commits(_door(extensions.connection.tpc_commit))
+    tpc_prepare = commits(_door(extensions.connection.tpc_prepare))
     tpc_recover = _door(extensions.connection.tpc_recover)
     tpc_rollback = _door(extensions.connection.tpc_rollback)
 
@@ -198,7 +199,8 @@ class GreenConnection(extensions.connection):
         Whoever waits for notifications has used the connection, so that it is not at rest, and finds this plain.
         """
         descriptor = super().fileno()
-        if self.resting and is_readable(descriptor) and not self._has_last_words(descriptor):
+        # What answers a statement is its reader's: psycopg2's properties (autocommit, ...) send some, and have no door.
+        if self.resting and is_readable(descriptor) and not self.busy and not self._has_last_words(descriptor):
             self.poll()
             self.notifies.clear()
         return descriptor
@@ -227,13 +229,16 @@ class GreenConnection(extensions.connection):
         self._session = self._session_now()
 
     def _restore_session(self) -> None:
+        # psycopg2 tells the server only what differs from what it remembers, and on leaving autocommit takes all of it
+        # back without forgetting it. So it is made to forget first, and is told again in the right mode.
+        self.autocommit = False
+        self.isolation_level = self.readonly = self.deferrable = None
         wanted = self._session
-        self.cursor_factory = wanted.cursor_factory
+        self.autocommit = wanted.autocommit
         self.isolation_level = wanted.isolation_level
         self.readonly = wanted.readonly
         self.deferrable = wanted.deferrable
-        # Last: leaving autocommit takes back on the server what the three before may have set there.
-        self.autocommit = wanted.autocommit
+        self.cursor_factory = wanted.cursor_factory
 
 
 def _read_to_end(line: gevent_socket.socket) -> None:
@@ -244,9 +249,9 @@ def _read_to_end(line: gevent_socket.socket) -> None:
 class GreenCursor(extensions.cursor):
     """A cursor with doors where it asks the server; its rows lie in memory, so that fetching stays C."""
 
-    execute = _door(extensions.cursor.execute)
-    executemany = _door(extensions.cursor.executemany)
-    callproc = _door(extensions.cursor.callproc)
+    execute = may_commit(_door(extensions.cursor.execute))
+    executemany = may_commit(_door(extensions.cursor.executemany))
+    callproc = may_commit(_door(extensions.cursor.callproc))
 
 
 class GreenNamedCursor(GreenCursor):

@@ -6,28 +6,10 @@ changes with the server's language and version.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import psycopg2
 
+from gtasker.integrations._postgres import came_while_committing, causes, ends_session
 from gtasker.integrations.psycopg2._connection import ClosedConnectionError
-
-_CONNECTION_EXCEPTION = "08"  # the class: the line or the protocol failed
-
-# SQLSTATEs that end the session, for servers and poolers that leave the severity out.
-_SESSION_ENDED = frozenset(
-    {
-        "57P01",  # admin_shutdown: pg_terminate_backend, or the server is being stopped
-        "57P02",  # crash_shutdown: another session crashed, and all were ended
-        "57P03",  # cannot_connect_now: the server is starting or stopping
-        "57P04",  # database_dropped
-        "57P05",  # idle_session_timeout
-        "25P03",  # idle_in_transaction_session_timeout
-        "25P04",  # transaction_timeout
-        "53300",  # too_many_connections: this session was not let in
-    }
-)
-_LAST_WORDS = frozenset({"FATAL", "PANIC"})  # severities after which the server ends the session
 
 
 def is_healthy(error: BaseException) -> bool:
@@ -43,24 +25,29 @@ def is_healthy(error: BaseException) -> bool:
     An error of class 08 that a foreign data wrapper brings home counts as well: it costs one connection and a retry.
     What this cannot see (a task that swallows the loss of its connection) ``reset`` sees after the use.
     """
-    return not any(isinstance(link, psycopg2.Error) and _is_fatal(link) for link in _chain(error))
+    return not any(_is_fatal(link) for link in causes(error))
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    pending: list[BaseException | None] = [error]
-    while pending:
-        link = pending.pop()
-        if link is None or id(link) in seen:
-            continue
-        seen.add(id(link))
-        yield link
-        pending.append(link.__cause__)
-        if not link.__suppress_context__:
-            pending.append(link.__context__)
+def may_have_committed(error: BaseException) -> bool:
+    """Tell whether ``error`` leaves it open if something was committed. Never switches.
+
+    It does where the session ended while ``commit``, ``tpc_commit``, ``tpc_prepare``, a statement that says COMMIT, or,
+    in autocommit and not read-only, any statement but a plain SELECT, SHOW, VALUES or TABLE was under way.
+    """
+    return any(came_while_committing(link) and _is_fatal(link) for link in causes(error))
 
 
-def _is_fatal(error: psycopg2.Error) -> bool:
+def is_healthy_or_may_have_committed(error: BaseException) -> bool:
+    """``is_healthy``, and also true where a further attempt could do twice what was done. Never switches.
+
+    The connection goes all the same: ``reset`` finds it closed.
+    """
+    return is_healthy(error) or may_have_committed(error)
+
+
+def _is_fatal(error: BaseException) -> bool:
+    if not isinstance(error, psycopg2.Error):
+        return False
     if error.cursor is not None and error.cursor.connection.closed:
         return True
     if error.pgcode is None:
@@ -68,6 +55,4 @@ def _is_fatal(error: psycopg2.Error) -> bool:
         return isinstance(error, (ClosedConnectionError, psycopg2.OperationalError)) or type(error) is (
             psycopg2.DatabaseError
         )
-    if error.pgcode.startswith(_CONNECTION_EXCEPTION) or error.pgcode in _SESSION_ENDED:
-        return True
-    return error.diag.severity_nonlocalized in _LAST_WORDS
+    return ends_session(error.pgcode, error.diag.severity_nonlocalized)

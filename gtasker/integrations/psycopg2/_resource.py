@@ -15,7 +15,7 @@ from gtasker.integrations.psycopg2._cancelling import end_statement
 from gtasker.integrations.psycopg2._connecting import connector
 from gtasker.integrations.psycopg2._connection import ClosedConnectionError, GreenConnection
 from gtasker.integrations.psycopg2._cooperation import warn_if_blocking
-from gtasker.integrations.psycopg2._health import is_healthy
+from gtasker.integrations.psycopg2._health import is_healthy, is_healthy_or_may_have_committed
 
 _GOODBYE_TIMEOUT = 1.0  # seconds; a session that ends in order needs a few thousandths
 
@@ -24,7 +24,6 @@ class _Hooks(TypedDict):
     """What does not depend on the options."""
 
     on_destroy: Callable[[GreenConnection], None]
-    check_health: Callable[[BaseException], bool]
     check_resource: Callable[[GreenConnection], bool]
     check_readable: bool
     reset: Callable[[GreenConnection], None]
@@ -35,6 +34,7 @@ class ResourceOptions(_Hooks):
     """The fields of ``gtasker.Config`` that ``resource`` fills in."""
 
     on_create: Callable[[], GreenConnection]
+    check_health: Callable[[BaseException], bool]
     on_interrupt: Callable[[GreenConnection], bool] | None
     keepalive: float | None
 
@@ -46,6 +46,7 @@ def resource(
     autocommit: bool = False,
     readonly: bool | None = None,
     application_name: str | None = None,
+    replay_unknown_commit: bool = False,
     keep_on_interrupt: bool = True,
     cancel_timeout: float = 2.0,
     keepalive: float | None = 60.0,
@@ -56,6 +57,9 @@ def resource(
     """Return the options for ``Config(**resource(dsn), worker_count=10)``. Warns where psycopg2 is not cooperative.
 
     ``connect_timeout``: seconds for one connection, names looked up included; None: the DSN's, else 10.
+    ``replay_unknown_commit``: whether a task is tried again when its connection broke while it committed, which may do
+    twice what it does; say true if that is harmless, thanks to a unique id, say. False: the caller gets the error, and
+    ``may_have_committed(error)`` is true. One that broke earlier is no such case: the server has rolled back.
     ``keep_on_interrupt``: true keeps a connection whose statement was interrupted, once it was cancelled on the server
     and rolled back; false destroys it. ``cancel_timeout``: seconds that the cancelling may take.
     ``keepalive``: seconds after which an idle connection is asked for a sign of life, so that one that died is replaced
@@ -76,12 +80,22 @@ def resource(
     def create() -> GreenConnection:
         connection = connect()
         connection.keep_on_interrupt, connection.cancel_timeout = keep_on_interrupt, cancel_timeout
-        connection.set_session(readonly=readonly, autocommit=autocommit)
+        try:
+            connection.set_session(readonly=readonly, autocommit=autocommit)
+        except BaseException:
+            connection.close()  # whoever keeps the error would keep the session
+            raise
         connection.remember_session()
         return connection
 
     clean_up = _clean_up if keep_on_interrupt else None
-    return ResourceOptions(on_create=create, on_interrupt=clean_up, keepalive=keepalive, **_SAME_FOR_ALL)
+    return ResourceOptions(
+        on_create=create,
+        check_health=is_healthy if replay_unknown_commit else is_healthy_or_may_have_committed,
+        on_interrupt=clean_up,
+        keepalive=keepalive,
+        **_SAME_FOR_ALL,
+    )
 
 
 def _destroy(connection: GreenConnection) -> None:
@@ -158,7 +172,6 @@ def _execute(connection: GreenConnection, statement: str) -> None:
 
 _SAME_FOR_ALL: _Hooks = {
     "on_destroy": _destroy,
-    "check_health": is_healthy,
     "check_resource": _answers,
     "check_readable": True,
     "reset": _reset,

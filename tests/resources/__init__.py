@@ -1,0 +1,1 @@
+"""Tests of the resources beside psycopg2: SQLAlchemy, psycopg 3, redis-py, HTTP clients; each with the real thing."""
