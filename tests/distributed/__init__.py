@@ -1,0 +1,1 @@
+"""Tests of tasks that run in other processes: real servers, real workers."""
