@@ -6,6 +6,8 @@
 #   make cluster   10,000 transfers over worker processes, one of which is shot; a throw-away Postgres and Redis
 #   make web       a shop on Flask and Gunicorn, over a throw-away Postgres, to try deploys on
 #   make lint, suite, suite-patched, suite-around, test-pythons    the parts of `make test`
+#   make docs      the documentation, in docs/_build; a warning is an error
+#   make extras    each extra suffices, tried in environments of their own
 #   make bench     what a task costs, beside the alternatives
 #   make stress    the seeded runs, for long
 #   make soak      eleven million tasks, and the memory stays flat
@@ -26,7 +28,7 @@ dev := $(VENV)/.dev-$(key)
 sources = $(wildcard gtasker gtasker_pytest tests examples benchmarks scripts)
 core = $(wildcard tests/test_*.py) tests/unit tests/acceptance tests/proof
 suites = $(core) tests/postgres
-around = tests/web tests/monitoring tests/resources tests/distributed
+around = tests/web tests/monitoring tests/resources tests/distributed tests/docs tests/packaging
 around_patched = tests/resources
 # Two at a time, for many tests wait for something; where make can, what they say is not mixed.
 two = --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
@@ -35,7 +37,7 @@ two = --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 browser := $(if $(CI),ci,$(and $(shell command -v chromium),$(shell command -v chromedriver)))
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint suite suite-patched suite-around test-pythons examples demo cluster web bench stress soak coverage clean
+.PHONY: help test lint suite suite-patched suite-around test-pythons examples demo cluster web docs extras bench stress soak coverage clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -50,6 +52,9 @@ lint: $(dev)
 	$(python) -m ruff check --quiet $(sources)
 	$(python) -m ruff format --quiet --check $(sources)
 	$(python) -m mypy --no-error-summary $(sources)
+	$(python) -m ruff check --quiet docs/conf.py docs/_ext
+	$(python) -m ruff format --quiet --check docs/conf.py docs/_ext
+	$(python) -m mypy --no-error-summary docs/conf.py docs/_ext
 
 suite: $(dev)
 	$(python) -m pytest $(PYTEST_ARGS) $(suites)
@@ -79,6 +84,14 @@ cluster: $(demo)
 web: $(demo)
 	$(python) -m examples.flask_app
 
+docs: $(dev)
+	$(python) -m sphinx -W -n --keep-going -q docs docs/_build
+
+extras: $(dev)
+	rm -rf dist
+	$(python) -m build
+	$(python) scripts/check_extras.py dist/*.whl
+
 bench: $(dev)
 	$(python) -m benchmarks
 
@@ -93,7 +106,7 @@ coverage: $(dev)
 	$(python) -m coverage report
 
 clean:
-	rm -rf $(VENV) $(VENV)-3.* build dist *.egg-info .coverage htmlcov
+	rm -rf $(VENV) $(VENV)-3.* build dist *.egg-info .coverage htmlcov docs/_build
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(sources) -name __pycache__ -type d -prune -exec rm -rf {} +
 
