@@ -91,6 +91,8 @@ class Core(Rooms[R]):
             self.backlog.attendants -= 1
             if entry is not None:
                 entry.cancel()
+        if self.is_undone:  # by another caller of `start`, who was told first
+            raise StartError(self._why_not_ready(timeout)) from self._create_error
         self._check_open()
 
     def _check_open(self) -> None:

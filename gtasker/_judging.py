@@ -26,6 +26,14 @@ from gtasker.errors import GTaskerError
 R = TypeVar("R")
 
 _poll: Any = monkey.get_original("select", "poll") if hasattr(select, "poll") else None
+# As often as this it is asked, and polled, before it is taken for dirty.
+_LOOKS = 3
+
+
+def _polls_readable(descriptor: int) -> bool:
+    poller = _poll()
+    poller.register(descriptor, select.POLLIN | select.POLLPRI)
+    return bool(poller.poll(0))
 
 
 class Verdict(enum.Enum):
@@ -141,8 +149,7 @@ class Judge(Generic[R]):
         if fileno is None or _poll is None:
             return False
         try:
-            poller = _poll()
-            poller.register(fileno(), select.POLLIN | select.POLLPRI)
-            return bool(poller.poll(0))
+            # `fileno` may read what came unasked (a notice, say), and more of that may come right after it.
+            return all(_polls_readable(fileno()) for _ in range(_LOOKS))
         except Exception:  # closed: it has no descriptor any more
             return True

@@ -56,6 +56,7 @@ class Stock(Generic[R]):
         self.limit: int = site.config.max_resources
         self.reserve: int = site.config.resource_pool_size
         self.owned = 0  # of the records: how many are a worker's own
+        self._recycled_at = -inf
         self.making: dict[int, float] = {}  # by number: since when `on_create` is under way
         self.unmaking: dict[int, tuple[Resource[R], float]] = {}  # likewise `on_destroy`
         self.stuck = 0  # of those: `on_create` calls that go on after their interruption; nobody waits for them
@@ -142,7 +143,8 @@ class Stock(Generic[R]):
         self._site.errands.run(self._destroy, resource, reason)
 
     def recycle(self) -> None:
-        """Condemn all that exist. Never switches."""
+        """Condemn all that exist, those that are being made included. Never switches."""
+        self._recycled_at = monotonic()
         for resource in self.records.values():
             resource.condemn(DestroyReason.RECYCLED)
 
@@ -217,11 +219,11 @@ class Stock(Generic[R]):
             site.emit(ResourceCreated, resource_id=number, seconds=now - started)
             if failures >= _DOWN_AFTER and failing_since is not None:
                 site.emit(BackendUp, seconds_down=now - failing_since)
-        if self.closed:
-            self.discard(resource, self.closing_reason)
+        if self.closed or started <= self._recycled_at:
+            self.discard(resource, self.closing_reason if self.closed else DestroyReason.RECYCLED)
         else:
             self.place(resource)
-            self.supply()
+        self.supply()
         self.on_change()
 
     def _failed(self, number: int, started: float, error: BaseException) -> None:

@@ -252,3 +252,29 @@ def test_attempts_that_compute_and_then_wait_leave_the_loop_its_polls(make_runne
 
     assert begun == 200
     assert max(between) <= 64
+
+
+def test_what_is_being_made_when_all_is_recycled_is_replaced(make_runner: MakeRunner, ledger: Ledger) -> None:
+    ledger.creating.hold()
+    runner = make_runner(**ONE)
+    task = runner.submit(number_of)
+    assert settles(lambda: ledger.creating.entered == 1, PATIENCE)
+
+    runner.recycle()
+    ledger.creating.release()
+
+    assert task.get(PATIENCE) == 2
+    assert settles(lambda: ledger.destroyed == 1, PATIENCE)
+
+
+def test_each_of_two_who_start_is_told_that_it_failed(make_runner: MakeRunner, ledger: Ledger) -> None:
+    ledger.creating.fail()
+    ledger.creating.hold()
+    runner = make_runner(worker_count=1, resource_pool_size=1)
+    starting = [gevent.spawn(runner.start) for _ in range(2)]
+    assert settles(lambda: ledger.creating.entered == 2, PATIENCE)
+    ledger.creating.release()
+
+    gevent.joinall(starting, timeout=PATIENCE)
+
+    assert [type(one.exception) for one in starting] == [StartError, StartError]
