@@ -78,7 +78,7 @@ examples: $(demo)
 demo: $(demo)
 	$(python) -m examples.bank
 
-cluster: $(demo)
+cluster: $(dev)
 	$(python) -m examples.cluster
 
 web: $(demo)

@@ -190,7 +190,7 @@ def test_another_os_thread_may_scrape_while_tasks_run(
         done += 20
         gevent.sleep(0)
 
-    told = [re.search(rb'gtasker_task_arrived_total{runner="shop"} ([\d.]+)', page) for page in scrapes.get() or []]
+    told = [re.search(rb'gtasker_task_arrived_total{runner="shop"} ([\d.e+]+)', page) for page in scrapes.get() or []]
     numbers = [float(found[1]) for found in told if found]
     assert len(numbers) == 50
     assert numbers == sorted(numbers)

@@ -24,7 +24,7 @@ from tests.packaging.conftest import ROOT, Built
 PACKAGES = ("gtasker", "gtasker_pytest")
 TESTED_WITH = ("benchmarks", "docs", "examples", "grafana", "scripts", "tests")
 """The folders that the suite looks into."""
-FOR_DEVELOPERS = {"around", "bench", "demo", "dev", "docs", "test"}
+FOR_DEVELOPERS = {"around", "bench", "cluster", "demo", "dev", "docs", "test"}
 """Extras that are no integration."""
 TYPED_USER = Path(__file__).with_name("typed_user.py")
 
