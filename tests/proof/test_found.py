@@ -40,7 +40,7 @@ def test_shrinking_lets_no_worker_go_that_a_nested_task_needs(make_runner: MakeR
     runner.submit(held)
     held.wait_begun()
     outer = runner.submit(answers_nested(runner))
-    assert settles(lambda: runner.stats().queued_tasks == 1, PATIENCE)
+    assert settles(lambda: outer.attempts == 1 and runner.stats().queued_tasks == 1, PATIENCE)
 
     runner.resize(worker_count=1, max_worker_count=1)
     held.release()
@@ -59,7 +59,7 @@ def test_a_nested_wait_is_judged_again_when_the_last_other_worker_can_get_no_res
     unfit = runner.submit(turn_unfit)
     held.wait_begun()
     outer = runner.submit(answers_nested(runner))
-    assert settles(lambda: runner.stats().queued_tasks == 1, PATIENCE)
+    assert settles(lambda: outer.attempts == 1 and runner.stats().queued_tasks == 1, PATIENCE)
 
     runner.resize(worker_count=1, max_worker_count=2, resource_pool_size=0, max_resources=1)
     held.release()
