@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-import gtasker.testing._doors
-import gtasker.testing.ledger
-import tests.ledger
 from gtasker import MaxRetriesExceededError, Runner
 from gtasker.testing.ledger import HeldTask, Ledger, LedgerError, LedgerResource, UnfitError, touch
 
 
 def over(ledger: Ledger, **options: Any) -> Runner[LedgerResource]:
     return Runner(**{**ledger.options(), **options})
-
-
-def definitions(*modules: object) -> dict[str, str]:
-    """The code of each class and function, without what is said about it."""
-    found = {}
-    for module in modules:
-        tree = ast.parse(Path(str(getattr(module, "__file__", ""))).read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-        for node in tree.body:
-            if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-                found[node.name] = ast.dump(node)
-    return found
-
-
-def test_it_is_the_same_code() -> None:
-    ours = definitions(tests.ledger)
-
-    theirs = definitions(gtasker.testing.ledger, gtasker.testing._doors)
-
-    assert len(ours) > 8
-    assert theirs == ours
 
 
 def test_a_runner_over_it_balances() -> None:
