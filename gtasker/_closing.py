@@ -206,9 +206,11 @@ class Closing(Generic[R]):
         while self._backlog.spare:
             self._stock.discard(self._backlog.spare.pop(), self._stock.closing_reason)
         while not self._is_over() and not self._is_overdue():
-            if self._is_held():  # its holder may end without giving it back
-                self._site.housekeeping.after(_LOOK, self.nudge)
+            # A holder may end without giving back what it has.
+            look = self._site.housekeeping.after(_LOOK, self.nudge) if self._is_held() else None
             self._pause()
+            if look is not None:
+                look.cancel()
             self.reclaim_leaks()
         self._finish()
 

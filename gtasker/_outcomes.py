@@ -162,9 +162,7 @@ class Outcomes(Owner, Generic[R]):
         name = name_of(task.fn)
         meter = self._meter
         now = monotonic()
-        if not task.seq:  # before the door; it is counted as come, for it is counted as gone
-            meter.arrived += 1
-            self._site.collect("record_arrival")
+        self._count_unaccepted(task)
         self._end(task, TaskTimeoutError(f"{name} {message}"))
         meter.timed_out += 1
         meter.failed_untimed += 1
@@ -176,10 +174,16 @@ class Outcomes(Owner, Generic[R]):
         """Settle a task that waits with an error of ours: nothing can run it. Never switches."""
         if task.state >= DONE:
             return
-        self._meter.failed_untimed += 1
         now = monotonic()
+        self._count_unaccepted(task)
+        self._meter.failed_untimed += 1
         self._site.collect("record_failure", TaskTimes(task.queued_at, now, now))
         self._end(task, error)
+
+    def _count_unaccepted(self, task: Task[Any]) -> None:
+        if not task.seq:  # before the door; it is counted as come, for it is counted as gone
+            self._meter.arrived += 1
+            self._site.collect("record_arrival")
 
     def leave(self, task: Task[Any]) -> None:
         """Its caller went away: withdraw it, if it has not begun; nobody will look at the answer. Never switches."""

@@ -162,7 +162,6 @@ class Submitting(Generic[R]):
                 return
             self._outcomes.deadline(task, task.queued_at + timeout, timeout)
         if self._stock.is_down:
-            self._arrived(task)
             self._outcomes.refuse(task, self._asking.unavailable())
             return
         try:
