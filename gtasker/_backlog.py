@@ -1,12 +1,18 @@
 """The backlog: where tasks and loans meet workers and resources. It decides who goes next.
 
-Invariant: nobody waits while something that may serve him is idle, but while the turn is spent or the runner is paused.
-So a direct hand-over to an idle worker, which needs an empty line, overtakes nobody.
+Invariant: nobody waits while something that may serve him is idle, unless the backlog is called (it is woken in the
+hub as soon as the loop turns), the turn is spent, or the runner is paused. So a direct hand-over to an idle worker,
+which needs an empty line, overtakes nobody.
 
 One line for all demand: what comes free goes to the best of it, by priority, then by arrival. A worker serves tasks,
 and its resource may be lent meanwhile; a resource of the reserve serves loans only, but what is above the reserve may
-become a worker's. Whoever is given something is told by a wake-up in the hub, looks again then, and may refuse by not
-being there any more: then it goes to the next.
+become a worker's.
+
+A task stays in line until the very step in which its attempt begins: by a worker that has just ended another, or by an
+idle one to which the backlog, woken in the hub, switches. A worker that waits in its attempt gives the hub back, and
+the next idle one has its turn. So no task is ever on its way to a worker that may be gone, and tasks that never wait
+are all run by one worker, however many are idle. A loan is granted at once, and its asker woken in the hub; he may have
+left by then, and what he was granted goes to the next.
 """
 
 from __future__ import annotations
@@ -33,6 +39,7 @@ class Backlog(Gathering[R]):
     def __init__(self, site: Site[R], stock: Stock[R], judge: Judge[R]) -> None:
         super().__init__(site, stock)
         self._judge = judge
+        self._is_called = False
         # Wired by the core:
         self.dismiss: Callable[[Any], bool] = lambda worker: False  # let this worker go, if it is one too many
         self.inspect: Callable[[Resource[R]], object] = lambda resource: None  # have it checked, by an errand
@@ -40,26 +47,25 @@ class Backlog(Gathering[R]):
     def push(self, task: Task[Any], *, returned: bool = False) -> None:
         """Let `task` wait for a worker, or give it to one who is idle. Never switches."""
         task.state = QUEUED
-        if task.queued_at >= self._meter.next_mark:
-            self._meter.mark(task.queued_at)
         if not returned:
             task.seq = self.last = self.last + 1
         self.tasks.push(task, returned=returned)
         self.waiting += 1
         if self.is_bounded and not task.attempts:
             self.fresh += 1
-        if (self.idle and self._turn.left > 0) or self.lent or self.wanting or not self.is_awaited:
-            self._serve_newcomer(task)
-        if self.waiting > self.alert_above and task.lane is not None:
+        if self.idle and not self._is_called:
+            self._call()
+        if (self.lent or self.wanting) and self.tasks.live > len(self.idle):
+            self._serve_newcomer()
+        if not self.is_awaited:
+            self.attend()
+        if self.waiting > self.alert_above and self.waiting - len(self.idle) > self.alert_above:
             self.on_backlog()
 
-    def _serve_newcomer(self, task: Task[Any]) -> None:
-        if (self.idle and self._turn.left > 0) or (self.lent and self.spare):
-            self.dispatch()
-        elif self.wanting:
+    def _serve_newcomer(self) -> None:
+        self._swap_while_worth_it()
+        if self.wanting:
             self._stock.supply()
-        if not self.is_awaited and task.lane is not None:
-            self.attend()
 
     def delay(self, task: Task[Any], seconds: float) -> None:
         """Let `task` come back in so many seconds, to its old place. Never switches."""
@@ -92,12 +98,59 @@ class Backlog(Gathering[R]):
             self.on_want()
 
     def dispatch(self) -> None:
-        """Give what waits to what is idle, while the turn lasts. Never switches."""
+        """Give what waits to what is idle, while the turn lasts: loans at once, tasks soon. Never switches."""
         self._serve_loans()
-        self._serve_by_workers()
+        while self.idle and self._turn.left > 0 and self._is_loan_first():
+            worker = self._pick()
+            if worker is None:
+                break
+            self._grant(self.loans.pop(), worker.resource)
         self._swap_while_worth_it()
+        if self.idle and self.tasks.live and not self._is_called:
+            self._call()
         if self.wanting and not self.loans.live:
             self._feed()
+
+    def _call(self) -> None:
+        self._is_called = True
+        self._turn.soon(self)
+
+    def wake(self) -> None:
+        """Let idle workers serve what waits, while the turn lasts. In the hub. Switches to one after another."""
+        idle, turn = self.idle, self._turn
+        try:
+            while self.tasks.live and idle and turn.left > 0 and not self.paused:
+                worker = self._pick()
+                if worker is None:
+                    break
+                if self.take(worker):
+                    worker.switch()
+        finally:
+            self._is_called = False
+        if self.loans.live or (self.tasks.live and (self.lent or self.wanting)):  # there were fewer than was hoped
+            self.dispatch()
+            self._stock.supply()
+
+    def _pick(self) -> Server | None:
+        # The idle worker that came last of those whose resource is fit; it is idle no more.
+        skipped = []
+        found = None
+        while self.idle and found is None:
+            worker = self.idle.pop()
+            resource = worker.resource  # if that is not fit, the worker has lost it by now
+            if self._is_ready(resource):
+                found = worker
+            elif self._is_left(resource):
+                skipped.append(worker)
+        self.idle.extend(reversed(skipped))
+        return found
+
+    def _is_loan_first(self) -> bool:
+        loan = self.loans.peek()
+        if loan is None:
+            return False
+        task = self.tasks.peek()
+        return task is None or self.paused or self.loans.rank(loan) < self.tasks.rank(task)
 
     def _feed(self) -> None:
         # A worker without a resource gets one that is idle above the reserve.
@@ -118,45 +171,41 @@ class Backlog(Gathering[R]):
                 skipped.append(resource)  # there may be a fit one below
         self.spare.extend(reversed(skipped))
 
-    def _serve_by_workers(self) -> None:
-        skipped = []
-        while (self.loans.live or (self.tasks.live and not self.paused)) and self.idle and self._turn.left > 0:
-            worker = self.idle.pop()
-            resource = worker.resource
-            if self._is_ready(resource):
-                if self.free(worker):
-                    self._turn.soon(worker)
-            elif self._is_left(resource):
-                skipped.append(worker)
-        self.idle.extend(reversed(skipped))
+    def take(self, worker: Server) -> bool:
+        """Give `worker`, which has a fit resource, the best task; True if there was one. Never switches.
 
-    def free(self, worker: Server) -> bool:
-        """Give `worker`, which has nothing to do and a fit resource, the best task: then True. Never switches.
-
-        Else its resource is lent to the best loan, or it is idle.
+        It is to begin that in this very step. Else its resource is lent to the best loan, or it is idle.
         """
         if self.excess and self.dismiss(worker):
             return False
         if not self.waiting or self._turn.left <= 0:
             self.idle.append(worker)
             return False
-        if not self.loans.live and not self.paused:
-            worker.task = first = self.tasks.pop()
-            self.waiting -= 1
-            if self.is_bounded and not first.attempts:
-                self.fresh -= 1
-                self.on_room()
-            return True
-        task, loan = self.tasks.peek(), self.loans.peek()
-        if loan is not None and (task is None or self.paused or self.loans.rank(loan) < self.tasks.rank(task)):
+        if self.loans.live and self._is_loan_first():
             self._grant(self.loans.pop(), worker.resource)
             return False
         if self.paused:
             self.idle.append(worker)
             return False
-        worker.task = self.tasks.pop()
-        self._left(worker.task)
+        worker.task = task = self.tasks.pop()
+        self.waiting -= 1
+        if self.is_bounded and not task.attempts:
+            self.fresh -= 1
+            self.on_room()
         return True
+
+    def release(self, worker: Server) -> None:
+        """Lend the fit resource of a worker that has nothing to do, or let it be idle. Never switches."""
+        if self.excess and self.dismiss(worker):
+            return
+        if self._turn.left > 0 and self._is_loan_first():
+            self._grant(self.loans.pop(), worker.resource)
+            return
+        self.idle.append(worker)
+        if self.tasks.live:
+            worker.resource.promised_at = monotonic()
+            if not self._is_called:
+                self._call()
 
     def place(self, resource: Resource[R], *, is_new: bool = False) -> None:
         """`resource` is no worker's, idle and fit: give it to the best who may have it. Never switches."""
@@ -171,8 +220,7 @@ class Backlog(Gathering[R]):
                 del self.wanting[worker]
                 self._stock.own(resource, worker)
                 worker.resource = resource
-                if self.free(worker):
-                    self._turn.soon(worker)
+                self.release(worker)
                 return
         if loan is not None and self._turn.left > 0:
             self._grant(self.loans.pop(), resource)
@@ -181,9 +229,8 @@ class Backlog(Gathering[R]):
             self._swap_while_worth_it()
 
     def _swap_while_worth_it(self) -> None:
-        while self.lent and self.spare and self.tasks.live and not self.paused and self._turn.left > 0:
+        while self.lent and self.spare and len(self.idle) < self.tasks.live and not self.paused:
             self._swap()
-            self._serve_by_workers()
 
     def _swap(self) -> None:
         # A task waits, and a worker whose resource is lent cannot serve it, while one of the reserve is idle: that one
@@ -195,6 +242,8 @@ class Backlog(Gathering[R]):
         self._stock.own(resource, worker)
         worker.resource = resource
         self.idle.append(worker)
+        if not self._is_called:
+            self._call()
 
     def _is_ready(self, resource: Resource[R], *, is_wanted: bool = False) -> bool:
         # If it is not, it is left where it is, or on its way to be checked or destroyed.

@@ -131,7 +131,6 @@ class Core(Rooms[R]):
             before = self.site.life.move(State.PAUSED)
             self.site.home = 0
             self.backlog.paused = True
-            self.backlog.recall(self.crew.workers)
             self.outcomes.refresh()
             self._on_state(before)
 
@@ -171,7 +170,6 @@ class Core(Rooms[R]):
     def recycle(self) -> None:
         """Replace every resource that exists now; the ones in use when they come back. Never switches."""
         self.admission.check_place(blocking=False)
-        self.backlog.recall(self.crew.workers)  # what has not begun begins with a new one
         self.stock.recycle()
         self.upkeep.look_after_idle()
         self.backlog.dispatch()
@@ -179,7 +177,6 @@ class Core(Rooms[R]):
     def purge(self, key: Any) -> int:
         """Cancel the tasks that wait, or those with this key; say how many. Never switches."""
         self.admission.check_place(blocking=False)
-        self.backlog.recall(self.crew.workers)
         tasks = self.backlog.everything()
         if key is not None:
             tasks = [task for task in tasks if task.extras is not None and task.extras.key == key]

@@ -75,7 +75,7 @@ class Crew(Generic[R]):
     def may_start(self) -> bool:
         """Whether a worker that wants a resource may get one without anybody's help. Never switches."""
         stock = self._stock
-        return stock.slots < stock.limit or bool(stock.spares or stock.making or stock.unmaking)
+        return stock.slots < stock.limit or stock.spares > stock.reserve or bool(stock.making or stock.unmaking)
 
     def watch(self) -> None:
         """Have a decision made as soon as it may be due. Never switches."""
@@ -174,9 +174,10 @@ class Crew(Generic[R]):
         backlog = self._backlog
         oldest = backlog.tasks.oldest()
         arrivals, completions = self._site.meter.rates(now)
-        idle = len(backlog.idle)
+        begun = min(len(backlog.tasks), backlog.about_to_serve)  # as good as
+        idle = len(backlog.idle) - begun
         return Load(
-            backlog=len(backlog.tasks),
+            backlog=len(backlog.tasks) - begun,
             oldest_wait=now - oldest if oldest is not None else 0.0,
             arrival_rate=arrivals,
             completion_rate=completions,

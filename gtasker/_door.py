@@ -113,11 +113,9 @@ class Door(Generic[R]):
         self.let_in()
 
     def _has_room(self) -> bool:
-        # An idle worker takes the task at once, so it does not wait.
+        # What an idle worker is about to begin does not count as waiting.
         backlog = self._backlog
-        return backlog.fresh < (self._limit or 0) or bool(
-            backlog.idle and not backlog.waiting and not backlog.paused and self._site.turn.left > 0
-        )
+        return backlog.fresh < (self._limit or 0) + backlog.about_to_serve
 
     def _wait(self, task: Task[Any], patience: float | None) -> None:
         site = self._site

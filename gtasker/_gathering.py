@@ -1,17 +1,16 @@
 """The gathering: all that waits, and all that is idle; who comes, and who leaves.
 
-Invariant: `waiting` is the length of both lines; a task that was accepted and has not begun is in line, delayed, or
-handed to a worker, in one of them; a worker that may serve is idle, wanting, or lent out, in one of them.
+Invariant: `waiting` is the length of both lines; a task that was accepted and has not begun is in line or delayed; a
+worker that may serve is idle, wanting, or lent out, in one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 from gtasker._alarm import Entry
-from gtasker._extras import QUEUED
 from gtasker._line import AgedLine, Line
 from gtasker._loan import Loan, LoanState, Resource
 from gtasker._site import Site
@@ -24,16 +23,16 @@ R = TypeVar("R")
 class Server(Protocol):
     """A worker, as far as the backlog knows it."""
 
-    task: Task[Any] | None  # handed over, not yet begun
-    handed_at: float  # when a caller did that by a direct switch; 0 if nobody did
+    task: Task[Any] | None  # what it is to begin; who says so switches to it in the same step
+    handed_at: float  # when that was; 0 once it is known
     resource: Any
     dismissed: bool
 
     def wake(self) -> None:
-        """Woken in the hub: begin `task`, or see that there is none."""
+        """Woken in the hub: see that it was dismissed."""
 
     def switch(self) -> object:
-        """Switch straight to it, from a caller who put his task in its hands."""
+        """Switch straight to it, from who put a task in its hands."""
 
 
 class Gathering(Generic[R]):
@@ -112,20 +111,10 @@ class Gathering(Generic[R]):
             return True
         return False
 
-    def recall(self, workers: Iterable[Server]) -> None:
-        """Take back what was handed over and not begun, to its place in line. Never switches."""
-        for worker in workers:
-            task, worker.task = worker.task, None
-            if task is not None:
-                self.idle.append(worker)
-                if task.state is QUEUED:
-                    self._put_back(task)
-
-    def _put_back(self, task: Task[Any]) -> None:
-        self.tasks.push(task, returned=True)
-        self.waiting += 1
-        if self.is_bounded and not task.attempts:
-            self.fresh += 1
+    @property
+    def about_to_serve(self) -> int:
+        """How many of the idle workers will take a task each as soon as the loop turns, if there is one."""
+        return 0 if self.paused else max(0, len(self.idle) - self.loans.live)
 
     def everything(self) -> list[Task[Any]]:
         """All tasks that wait, in line or for their next attempt."""

@@ -26,6 +26,8 @@ from gtasker.errors import GTaskerError
 R = TypeVar("R")
 
 _poll: Any = monkey.get_original("select", "poll") if hasattr(select, "poll") else None
+# Seconds that one found fit while somebody waits may take to reach him; on its way it is not idle.
+_ON_ITS_WAY = 0.1
 # As often as this it is asked, and polled, before it is taken for dirty.
 _LOOKS = 3
 
@@ -69,9 +71,10 @@ class Judge(Generic[R]):
             return DestroyReason.EXPIRED
         if self._readable and resource.used and self._is_readable(resource):
             return DestroyReason.READABLE
-        if self._check is not None and (resource.suspect or idle >= self.patience):
-            return Verdict.CHECK
-        return Verdict.FIT
+        if self._check is None or not (resource.suspect or idle >= self.patience):
+            return Verdict.FIT
+        is_promised = resource.promised_at >= resource.idle_since and now - resource.promised_at < _ON_ITS_WAY
+        return Verdict.FIT if is_promised and not resource.suspect else Verdict.CHECK
 
     def check(self, resource: Resource[R]) -> DestroyReason | None:
         """Ask `check_resource`; if it says no, all older ones are suspect. Switches as the hook does."""

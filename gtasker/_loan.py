@@ -30,6 +30,7 @@ class Resource(Generic[R]):
         "holder",
         "id",
         "idle_since",
+        "promised_at",
         "stack",
         "struck",
         "suspect",
@@ -49,6 +50,7 @@ class Resource(Generic[R]):
         self.good_until = self.expires_at
         self.idle_since = created_at
         self.checked_at = created_at
+        self.promised_at = -inf  # when it was found fit while a task waited for it
         self.condemned: DestroyReason | None = None  # it goes when it comes back
         self.suspect = False  # a younger one failed its check
         self.used = False

@@ -68,8 +68,7 @@ class Returning(Generic[R]):
             self._backlog.place(resource)
         else:
             self._backlog.lent.pop(resource.worker, None)
-            if self._backlog.free(resource.worker):
-                self._turn.soon(resource.worker)
+            self._backlog.release(resource.worker)
         if self.on_back is not None:
             self.on_back()
 

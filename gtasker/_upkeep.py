@@ -54,6 +54,9 @@ class Upkeep(Generic[R]):
         self.open()
         self._backlog.relax()
         now = monotonic()
+        meter = self._site.meter
+        if now >= meter.next_mark:
+            meter.mark(now)
         self.reclaim_leaks()
         for resource in self._stock.records.values():
             if resource.stack is not None and not resource.warned:

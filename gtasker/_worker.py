@@ -1,7 +1,7 @@
 """A worker: a greenlet that serves one task after another with a resource of its own.
 
-Invariant: `task` is what was handed over and not begun; `attempt` is what runs in user code at this moment. The worker
-is thrown into only while `attempt` is the very task that is to be interrupted, so no throw hits its own code or
+Invariant: `task` is what it is to begin in this very step; `attempt` is what runs in user code at this moment. The
+worker is thrown into only while `attempt` is the very task that is to be interrupted, so no throw hits its own code or
 another task; whatever else is thrown in while it is idle it survives.
 
 A task that came by a direct switch is answered by a direct switch back to its caller, if nobody is in line behind it
@@ -19,7 +19,7 @@ from gevent import Greenlet
 
 from gtasker._backlog import Backlog
 from gtasker._events import DestroyReason
-from gtasker._extras import DONE, QUEUED, RUNNING
+from gtasker._extras import DONE, RUNNING
 from gtasker._judging import Judge
 from gtasker._loan import Resource
 from gtasker._metrics import FOLD_AT
@@ -86,23 +86,8 @@ class Worker(_Greenlet, Generic[R]):
         return self.attempt is None or self.started_at > moment
 
     def wake(self) -> None:
-        """Begin what was handed over, or end if dismissed; if at work, it will see for itself. In the hub."""
-        if self.attempt is not None or self.caring:
-            return
-        task = self.task
-        if task is not None:
-            self.task = None
-            if task.state is QUEUED and self._site.turn.left > 0:
-                self.task = task
-            elif task.state is QUEUED:  # the turn is spent: back to its place, for whoever is free first in the next
-                self._backlog.idle.append(self)
-                self._backlog.push(task, returned=True)
-                return
-            elif not self._backlog.free(self):  # its caller has left, and nobody else waits
-                if self._outcomes.on_answer is not None:
-                    self._outcomes.on_answer()
-                return
-        if (task is not None or self.dismissed) and not self.dead:
+        """End, if dismissed; if at work, it will see for itself. In the hub."""
+        if self.dismissed and self.attempt is None and not self.caring and not self.dead:
             self.switch()
 
     def _run(self) -> None:
@@ -114,10 +99,10 @@ class Worker(_Greenlet, Generic[R]):
         self.handed_at = 0.0
         while True:
             task = self.task
-            if task is None or task.state is not QUEUED:
-                now = None
+            if task is None:
                 if not self._park():
                     return
+                now, self.handed_at = self.handed_at, 0.0
                 continue
             resource: Any = self.resource
             self.task, self.attempt = None, task
@@ -164,7 +149,7 @@ class Worker(_Greenlet, Generic[R]):
                     woken.append(task)
                     if not turn.scheduled:
                         turn.schedule()
-                backlog.free(self)
+                backlog.take(self)
                 task = value = args = run = resource = waiter = None  # type: ignore[assignment]
                 continue
             idle.append(self)
@@ -192,18 +177,13 @@ class Worker(_Greenlet, Generic[R]):
                 pass
 
     def _park(self) -> bool:
-        # Wait to be given something; False when there will be nothing any more. A withdrawn task is dropped.
-        if self.task is not None:
-            self.task = None
-            self._backlog.free(self)
-            return True
+        # Wait to be given something; False when there will be nothing any more.
         if self.dismissed or self._site.forked:
             return False
         try:
             self._site.hub.switch()
         except BaseException:  # it is idle, and not to be lost
             pass
-        self.handed_at = 0.0
         return True
 
     def _succeeded(self, task: Task[Any], value: Any, finished: float) -> None:
@@ -275,6 +255,6 @@ class Worker(_Greenlet, Generic[R]):
         elif reason is not None:
             self._backlog.replace(resource, reason)
         else:
-            self._backlog.free(self)
+            self._backlog.take(self)
         if self._outcomes.on_answer is not None:  # the runner is closing, and waits for this worker too
             self._outcomes.on_answer()
