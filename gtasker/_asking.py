@@ -18,7 +18,7 @@ from gtasker._backlog import Backlog
 from gtasker._events import LeaseFailed, LeaseFailure, LeaseGranted, LeaseRequested
 from gtasker._loan import Loan, LoanState, Resource
 from gtasker._returning import Returning
-from gtasker._site import Site
+from gtasker._site import Site, get_ident
 from gtasker._stock import Stock
 from gtasker.errors import AcquireTimeoutError, ResourceUnavailableError, TooManyWaitersError
 
@@ -43,22 +43,24 @@ class Asking(Generic[R]):
         Raises AcquireTimeoutError, TooManyWaitersError, ResourceUnavailableError.
         """
         site = self._site
-        self._admission.enter()
-        if timeout is not None and timeout != timeout:
+        loan.holder = getcurrent()
+        if site.home != get_ident() or loan.holder is site.hub:
+            self._admission.enter()
+        if timeout is None:
+            timeout = site.config.acquire_timeout
+        elif timeout != timeout:
             raise ValueError("a time-out is a number of seconds, not nan")
         if site.listening:
             site.emit(LeaseRequested, priority=loan.priority)
         self._check_chances()
-        started = monotonic()
+        started = loan.queued_at = monotonic()
         loan.waiter = None
-        loan.holder = getcurrent()
         self._backlog.ask(loan)
         if loan.state is LoanState.WAITING:
-            self._wait(loan, site.config.acquire_timeout if timeout is None else timeout)
+            self._wait(loan, timeout)
         resource = loan.resource
         assert resource is not None
         resource.call = call
-        resource.taken_at = monotonic()
         if site.config.leak_warning is not None:
             resource.stack = traceback.StackSummary.extract(traceback.walk_stack(None), limit=24, lookup_lines=False)
         if site.listening:
@@ -69,7 +71,9 @@ class Asking(Generic[R]):
         site = self._site
         if timeout is not None and timeout <= 0:
             self._expire(loan, timeout)
-        entry = None if timeout is None else site.deadlines.after(timeout, lambda: self._expire(loan, timeout))
+        entry = None
+        if timeout is not None:
+            entry = site.deadlines.at(loan.queued_at + timeout, lambda: self._expire(loan, timeout))
         loan.waiter = loan.holder
         try:
             while loan.state is LoanState.WAITING:

@@ -77,13 +77,13 @@ class Backlog(Gathering[R]):
 
     def ask(self, loan: Loan[R]) -> None:
         """Give `loan` something idle, or let it stand in line. Never switches."""
-        loan.seq = self.number()
-        loan.queued_at = monotonic()
+        loan.seq = self.last = self.last + 1
         loan.state = LoanState.WAITING
         loan.error = loan.resource = None
         self.loans.push(loan)
         self.waiting += 1
-        self.dispatch()
+        if self.spare or self.idle:
+            self.dispatch()
         if loan.lane is not None:
             if not self.is_awaited:
                 self.attend()

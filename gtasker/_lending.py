@@ -82,7 +82,7 @@ class Lease(Generic[R]):
         elif error is None and not self._discarded:
             lending.give_back(resource, monotonic())
         else:
-            lending.returning.take_back(resource, error, discarded=self._discarded)
+            lending.returning.take_back(resource, error, monotonic(), discarded=self._discarded)
             self._discarded = False
         return False
 
@@ -165,22 +165,24 @@ class Lending(Generic[R]):
         self.meter.runs.append(now - resource.taken_at)
         self.meter.failed_timed += 1
         self._site.collect("record_failure", TaskTimes(began or resource.taken_at, resource.taken_at, now))
-        self.returning.take_back(resource, error)
+        self.returning.take_back(resource, error, now)
 
     def give_back(self, resource: Resource[R], now: float) -> None:
         """Take it back after a use that ended well at `now`. Never switches."""
         backlog = self._backlog
         if (
             now > self._turn.until
-            or backlog.waiting
             or backlog.wanting
             or resource.worker is not None
             or now >= resource.good_until
             or not self._is_simple
             or not self._site.home  # it is closing, and looks whether all is back
         ):
-            self.returning.take_back(resource, None)
+            self.returning.take_back(resource, None, now)
             return
         resource.holder = resource.call = None
         resource.idle_since = now
-        self._spare.append(resource)
+        if backlog.waiting:
+            backlog.place(resource)
+        else:
+            self._spare.append(resource)

@@ -6,7 +6,6 @@ nobody's kill reaches them. A resource that is being cared for is neither idle n
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from gtasker._backlog import Backlog
@@ -31,11 +30,13 @@ class Returning(Generic[R]):
         # Wired by the core:
         self.on_back: Any = None  # while the runner is closing
 
-    def take_back(self, resource: Resource[R], error: BaseException | None, *, discarded: bool = False) -> None:
-        """Take it back after a use that ended so. Never switches; what may switch is done by an errand."""
+    def take_back(
+        self, resource: Resource[R], error: BaseException | None, now: float, *, discarded: bool = False
+    ) -> None:
+        """Take it back after a use that ended so at `now`. Never switches; what may switch is done by an errand."""
         if self._site.forked:  # a child, and the resource its parent's
             return
-        now = resource.idle_since = monotonic()
+        resource.idle_since = now
         turn, meter = self._turn, self._site.meter
         if turn.left <= 0 or now > turn.until:
             turn.checkpoint(now)
