@@ -20,9 +20,14 @@ from gtasker._loan import Loan, LoanState, Resource
 from gtasker._returning import Returning
 from gtasker._site import Site, get_ident
 from gtasker._stock import Stock
+from gtasker._timeouts import Timeouts
 from gtasker.errors import AcquireTimeoutError, ResourceUnavailableError, TooManyWaitersError
 
 R = TypeVar("R")
+
+
+def _has_ended(loan: Loan[Any]) -> bool:
+    return loan.state is not LoanState.WAITING
 
 
 class Asking(Generic[R]):
@@ -36,6 +41,7 @@ class Asking(Generic[R]):
         self._stock = stock
         self._backlog = backlog
         self._returning = returning
+        self._timeouts: Timeouts[Loan[R]] = Timeouts(site.deadlines, _has_ended, self._expire, holds=True)
 
     def take(self, loan: Loan[R], timeout: float | None, call: Any) -> Resource[R]:
         """A resource for the current greenlet, as soon as one is free for it. Switches unless one is.
@@ -71,9 +77,9 @@ class Asking(Generic[R]):
         site = self._site
         if timeout is not None and timeout <= 0:
             self._expire(loan, timeout)
-        entry = None
-        if timeout is not None:
-            entry = site.deadlines.at(loan.queued_at + timeout, lambda: self._expire(loan, timeout))
+        length = self._timeouts.of(timeout) if timeout is not None else None
+        if length is not None:
+            length.begin(loan, loan.queued_at)
         loan.waiter = loan.holder
         try:
             while loan.state is LoanState.WAITING:
@@ -83,8 +89,8 @@ class Asking(Generic[R]):
             raise
         finally:
             loan.waiter = None
-            if entry is not None:
-                entry.cancel()
+            if length is not None:
+                length.end()
         if loan.error is not None:
             try:
                 raise loan.error

@@ -87,7 +87,8 @@ class Backlog(Gathering[R]):
         if loan.lane is not None:
             if not self.is_awaited:
                 self.attend()
-            self._stock.supply()
+            if len(self._stock.records) < self._stock.limit:
+                self._stock.supply()
 
     def want(self, worker: Server) -> None:
         """Get `worker` a resource: one that is idle above the reserve, else a new one. Never switches."""

@@ -15,6 +15,7 @@ from gevent import GreenletExit
 from greenlet import getcurrent
 
 from gtasker._site import Site
+from gtasker._timeouts import Timeouts
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -44,11 +45,12 @@ class _Call:
 class Calls(Generic[R]):
     """The user's hooks that run at this moment."""
 
-    __slots__ = ("_site", "on_abandoned", "running")
+    __slots__ = ("_site", "_timeouts", "on_abandoned", "running")
 
     def __init__(self, site: Site[R]) -> None:
         self._site = site
         self.running: set[_Call] = set()
+        self._timeouts: Timeouts[_Call] = Timeouts(site.housekeeping, self._has_ended, self._overrun)
         self.on_abandoned: Callable[[], object] = lambda: None  # one may go on after its interruption
 
     @property
@@ -77,7 +79,9 @@ class Calls(Generic[R]):
         """
         call = _Call(what, on_abandoned)
         self.running.add(call)
-        entry = None if limit is None else self._site.housekeeping.after(limit, lambda: self._overrun(call, limit))
+        length = self._timeouts.of(limit) if limit is not None else None
+        if length is not None:
+            length.begin(call, monotonic())
         try:
             value = fn(*args)
             if call.abandoned_at is not None and on_abandoned is None:
@@ -91,15 +95,18 @@ class Calls(Generic[R]):
             self._site.tell_main(error)
             raise
         finally:
-            if entry is not None:
-                entry.cancel()
             self.running.discard(call)
+            if length is not None:
+                length.end()
 
     def interrupt_all(self, why: str, spared: tuple[str, ...] = ()) -> None:
         """Throw into all running calls but these, from the hub, one after another. Never switches."""
         for call in tuple(self.running):
             if call.what not in spared:
                 self._site.turn.soon(_Strike(self, call, why))
+
+    def _has_ended(self, call: _Call) -> bool:
+        return call not in self.running
 
     def _overrun(self, call: _Call, limit: float) -> None:
         self.strike(call, f"it took longer than {limit:g} s")

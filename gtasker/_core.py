@@ -82,8 +82,8 @@ class Core(Rooms[R]):
         self.backlog.attend()
         self.backlog.attendants += 1
         try:
-            while not self._is_ready():
-                if late.is_set() or (timeout is None and self._create_error is not None):
+            while not self._is_ready() or self._has_failed(timeout):
+                if late.is_set() or self._has_failed(timeout):
                     raise StartError(self._why_not_ready(timeout)) from self._create_error
                 self._progress.clear()
                 self._progress.wait()
@@ -99,6 +99,10 @@ class Core(Rooms[R]):
         if not self.site.life.is_open:
             raise RunnerStoppedError(f"runner {self.site.config.name!r} is {self.site.life.state.value}")
 
+    def _has_failed(self, timeout: float | None) -> bool:
+        # Without a time-out the first failure says so, also if all has been made since.
+        return timeout is None and self._create_error is not None and self.site.life.is_open
+
     def _is_ready(self) -> bool:
         if not self.site.life.is_open:
             return True  # somebody stopped it meanwhile: there is nothing to wait for
@@ -109,9 +113,9 @@ class Core(Rooms[R]):
         self._progress.set()
 
     def _why_not_ready(self, timeout: float | None) -> str:
-        missing = self.stock.missing()
         within = "" if timeout is None else f" within {timeout:g} s"
-        return f"{missing} resources could not be made{within}: {self._create_error or 'on_create has not returned'}"
+        cause = self._create_error or "on_create has not returned"
+        return f"{max(1, self.stock.missing())} resources could not be made{within}: {cause}"
 
     def undo(self) -> None:
         """The start failed: destroy what was made; this core is of no use any more. Never switches."""

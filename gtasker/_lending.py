@@ -56,7 +56,7 @@ class Lease(Generic[R]):
             raise RuntimeError("this lease is out already")
         resource = self._lending.take_idle(self)
         if resource is None:
-            if self._find is not None:
+            if self._find is not None and not self._lending.site.home:
                 self._lending = self._find()
             self._is_entered = True
             try:
@@ -98,7 +98,7 @@ class Lending(Generic[R]):
         self, site: Site[R], backlog: Backlog[R], judge: Judge[R], asking: Asking[R], returning: Returning[R]
     ) -> None:
         self.thread = site.thread
-        self._site = site
+        self.site = site
         self._turn = site.turn
         self._backlog = backlog
         self._spare = backlog.spare
@@ -114,7 +114,7 @@ class Lending(Generic[R]):
     def take_idle(self, call: Any) -> Resource[R] | None:
         """An idle resource of the reserve, if there is one that is fit, and nobody waits for it. Never switches."""
         spare, turn = self._spare, self._turn
-        if not spare or not self._is_plain or self._site.home != get_ident():
+        if not spare or not self._is_plain or self.site.home != get_ident():
             return None
         if self._backlog.waiting or turn.woken or turn.left <= 0:  # it would overtake somebody, or keep the loop
             return None
@@ -145,7 +145,7 @@ class Lending(Generic[R]):
         began = monotonic()
         resource = self.asking.take(Loan(Priority.HIGH), timeout, fn)
         self.meter.arrived += 1
-        self._site.collect("record_arrival")
+        self.site.collect("record_arrival")
         try:
             value = fn(resource.value, *args)
         except BaseException as error:
@@ -154,7 +154,7 @@ class Lending(Generic[R]):
         now = monotonic()
         self.meter.waits.append(max(0.0, resource.taken_at - began))
         self.meter.runs.append(now - resource.taken_at)
-        self._site.collect("record_completion", TaskTimes(began, resource.taken_at, now))
+        self.site.collect("record_completion", TaskTimes(began, resource.taken_at, now))
         self.give_back(resource, now)
         return value
 
@@ -164,7 +164,7 @@ class Lending(Generic[R]):
         self.meter.waits.append(max(0.0, resource.taken_at - began) if began else 0.0)
         self.meter.runs.append(now - resource.taken_at)
         self.meter.failed_timed += 1
-        self._site.collect("record_failure", TaskTimes(began or resource.taken_at, resource.taken_at, now))
+        self.site.collect("record_failure", TaskTimes(began or resource.taken_at, resource.taken_at, now))
         self.returning.take_back(resource, error, now)
 
     def give_back(self, resource: Resource[R], now: float) -> None:
@@ -176,7 +176,7 @@ class Lending(Generic[R]):
             or resource.worker is not None
             or now >= resource.good_until
             or not self._is_simple
-            or not self._site.home  # it is closing, and looks whether all is back
+            or not self.site.home  # it is closing, and looks whether all is back
         ):
             self.returning.take_back(resource, None, now)
             return
