@@ -63,6 +63,10 @@ class Config(Generic[R]):
 
     A wrong value raises a `ConfigError` that names the field, the value and the bound. Configs compare and hash by
     identity. `dataclasses.replace` carries over what was resolved: the name, and the bounds that followed from others.
+
+    A `reset` that has an attribute `nowait: (R) -> bool` is spared where that says True: the resource is clean now, as
+    `reset` would have left it. `nowait` is called right after each use that ended well, maybe in the greenlet that gave
+    the resource back: it must not switch. Anything else than True, an exception included: `reset` is called.
     """
 
     if TYPE_CHECKING:
@@ -101,7 +105,7 @@ class Config(Generic[R]):
     check_idle: float = 1.0  #: Seconds of idling after which `check_resource` is asked.
     check_readable: bool = False  #: Look at the socket before each use; readable means closed or dirty.
     keepalive: float | None = None  #: Seconds of idling after which `check_resource` is asked anyway; above 0.
-    reset: Callable[[R], None] | None = None  #: Cleans after each use; an error: replaced.
+    reset: Callable[[R], None] | None = None  #: Cleans after each use; an error: replaced. May have a `nowait`.
     on_interrupt: Callable[[R], bool] | None = None  #: True vouches for a resource whose use was interrupted.
     on_forget: Callable[[R], None] | None = None  #: Lets go of an inherited handle, in a forked child.
     max_lifetime: float | None = 3600.0  #: Seconds a resource may live, less 0-10 %; above 0. None: for ever.
@@ -171,6 +175,7 @@ class Config(Generic[R]):
     def _check_hooks(self) -> None:
         for field in ("check_health", "check_resource", "reset", "on_interrupt", "on_forget", "on_event"):
             check.optional(check.function, field, getattr(self, field))
+        check.optional(check.function, "reset.nowait", getattr(self.reset, "nowait", None))
         for field in ("check_readable", "cancel_on_abandon", "propagate_context"):
             check.boolean(field, getattr(self, field))
         check.label("name", self.name)

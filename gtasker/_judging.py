@@ -2,8 +2,11 @@
 
 Invariant: what is handed out was fit when last looked at, and had its reset since its last use.
 
-`look` is arithmetic and an unpatched `poll`, and never switches; `check`, `clean` and `vouch` call the user's hooks and
-run in greenlets of the runner's only.
+`look` and `settle` are arithmetic and an unpatched `poll`, and never switch; `check`, `reset` and `vouch` call the
+hooks of the user's and run in greenlets of the runner's only.
+
+A `reset` may have a way of its own that never waits, `reset.nowait(resource) -> bool`. Where that says true, a use ends
+without a call that might switch, so without a greenlet for it.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ from __future__ import annotations
 import enum
 import logging
 import select
+from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from gevent import monkey
 
@@ -29,13 +33,7 @@ _poll: Any = monkey.get_original("select", "poll") if hasattr(select, "poll") el
 # Seconds that one found fit while somebody waits may take to reach him; on its way it is not idle.
 _ON_ITS_WAY = 0.1
 # As often as this it is asked, and polled, before it is taken for dirty.
-_LOOKS = 3
-
-
-def _polls_readable(descriptor: int) -> bool:
-    poller = _poll()
-    poller.register(descriptor, select.POLLIN | select.POLLPRI)
-    return bool(poller.poll(0))
+_LOOKS = 4
 
 
 class Verdict(enum.Enum):
@@ -43,6 +41,7 @@ class Verdict(enum.Enum):
 
     FIT = "fit"
     CHECK = "check"
+    CLEAN = "clean"  # it has to be, by a hook that may switch
 
 
 class Judge(Generic[R]):
@@ -55,6 +54,9 @@ class Judge(Generic[R]):
         self._records = records
         self._check = config.check_resource
         self._readable = config.check_readable
+        self._pollers: dict[int, Any] = {}  # by descriptor; as many as there ever were at once
+        self._reset = config.reset
+        self._reset_nowait: Callable[[R], object] | None = getattr(config.reset, "nowait", None)
         # Idle for less than this it may be used unseen, before its `good_until`.
         self.patience = config.check_idle if config.check_resource is not None else inf
         # Whether a use that ended well leaves nothing to be done.
@@ -94,23 +96,57 @@ class Judge(Generic[R]):
                 other.distrust()
         return DestroyReason.CHECK_FAILED
 
-    def clean(self, resource: Resource[R], now: float) -> DestroyReason | None:
-        """After a use that ended well: `reset` it, unless it has to go anyway. Switches as the hook does."""
+    def settle(self, resource: Resource[R], now: float) -> Literal[Verdict.FIT, Verdict.CLEAN] | DestroyReason:
+        """After a use that ended well at `now`: FIT, why it has to go, or CLEAN: `reset` has to say. Never switches."""
         resource.used = True
         if resource.condemned is not None:
             return resource.condemned
-        reset = self._site.config.reset
-        if reset is not None:
-            try:
-                self._calls.call("reset", self._site.config.hook_timeout, reset, resource.value)
-            except BaseException as error:
-                self._site.fault("reset", error)
-                return DestroyReason.RESET_FAILED
+        if self._reset is not None and (self._reset_nowait is None or not self._is_reset(resource)):
+            return Verdict.CLEAN
+        if now >= resource.expires_at:
+            return DestroyReason.EXPIRED
+        resource.idle_since = now
+        if self._readable:
+            resource.good_until = -inf
+            if self._is_readable(resource):
+                return DestroyReason.READABLE
+        return Verdict.FIT
+
+    def clean(self, resource: Resource[R], now: float) -> DestroyReason | None:
+        """After a use that ended well: `reset` it, unless it has to go anyway. Switches as the hook does."""
+        verdict = self.settle(resource, now)
+        if verdict is Verdict.FIT:
+            return None
+        if isinstance(verdict, DestroyReason):
+            return verdict
+        return self.reset(resource, now)
+
+    def reset(self, resource: Resource[R], now: float) -> DestroyReason | None:
+        """What is left to be done after `settle` said CLEAN. Switches as the hook does."""
+        if resource.condemned is not None:
+            return resource.condemned
+        assert self._reset is not None
+        try:
+            self._calls.call("reset", self._site.config.hook_timeout, self._reset, resource.value)
+        except BaseException as error:
+            self._site.fault("reset", error)
+            return DestroyReason.RESET_FAILED
         resource.idle_since = now
         return self._last_look(resource)
 
+    def _is_reset(self, resource: Resource[R]) -> bool:
+        # Whether the reset could be done without waiting. One that raises was not done.
+        assert self._reset_nowait is not None
+        try:
+            return self._reset_nowait(resource.value) is True
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                self._site.tell_main(error)
+            self._site.fault("reset.nowait", error)
+            return False
+
     def _last_look(self, resource: Resource[R]) -> DestroyReason | None:
-        # It may be handed on at once, without a look at it.
+        # After a hook, which took its time: it may be handed on at once, without a further look at it.
         if resource.condemned is not None:
             return resource.condemned
         if monotonic() >= resource.expires_at:
@@ -152,7 +188,18 @@ class Judge(Generic[R]):
         if fileno is None or _poll is None:
             return False
         try:
-            # `fileno` may read what came unasked (a notice, say), and more of that may come right after it.
-            return all(_polls_readable(fileno()) for _ in range(_LOOKS))
+            for _ in range(_LOOKS):
+                # `fileno` may read what came unasked (a notice, say), and more of that may come right after it.
+                descriptor = fileno()
+                poller = self._pollers.get(descriptor) or self._make_poller(descriptor)
+                if not poller.poll(0):
+                    return False
         except Exception:  # closed: it has no descriptor any more
-            return True
+            pass
+        return True
+
+    def _make_poller(self, descriptor: int) -> Any:
+        # Nothing but a note of the number, so it is right for whatever has that number later.
+        poller = self._pollers[descriptor] = _poll()
+        poller.register(descriptor, select.POLLIN | select.POLLPRI)
+        return poller

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from gtasker._backlog import Backlog
 from gtasker._events import DestroyReason, LeaseReturned
-from gtasker._judging import Judge
+from gtasker._judging import Judge, Verdict
 from gtasker._lifecycle import State
 from gtasker._loan import Resource
 from gtasker._metrics import FOLD_AT
@@ -56,7 +56,11 @@ class Returning(Generic[R]):
         elif self._judge.is_plain and now < resource.good_until:
             self.restore(resource, None)
         else:
-            self._site.errands.run(self._after_use, resource, now)
+            verdict = self._judge.settle(resource, now)
+            if verdict is Verdict.CLEAN:
+                self._site.errands.run(self._after_use, resource, now)
+            else:
+                self.restore(resource, None if verdict is Verdict.FIT else verdict)
 
     def restore(self, resource: Resource[R], reason: DestroyReason | None) -> None:
         """Put a resource that nobody uses to its next use, or have it replaced. Never switches."""
@@ -86,7 +90,7 @@ class Returning(Generic[R]):
         self._backlog.dispatch()  # who waits for a check that failed tries the next
 
     def _after_use(self, resource: Resource[R], now: float) -> None:
-        self.restore(resource, self._judge.clean(resource, now))
+        self.restore(resource, self._judge.reset(resource, now))
 
     def _after_error(self, resource: Resource[R], error: BaseException | None, struck: bool, now: float) -> None:
         if struck or not isinstance(error, Exception):

@@ -20,7 +20,7 @@ from gevent import Greenlet
 from gtasker._backlog import Backlog
 from gtasker._events import DestroyReason
 from gtasker._extras import DONE, RUNNING
-from gtasker._judging import Judge
+from gtasker._judging import Judge, Verdict
 from gtasker._loan import Resource
 from gtasker._metrics import FOLD_AT
 from gtasker._outcomes import Outcomes, waiting_since
@@ -195,15 +195,27 @@ class Worker(_Greenlet, Generic[R]):
             self._end_strike()
             self._done(resource, self._care(self._judge.vouch, resource))
             return
-        if task.settle_value(value):
-            meter = self._site.meter
-            meter.waits.append(self.started_at - waiting_since(task))
-            meter.runs.append(finished - self.started_at)
-            self._outcomes.complete(task, self.started_at, finished)
-        if self._judge.is_plain and finished < resource.good_until:
-            self._done(resource, None)
-        else:
-            self._done(resource, self._care(self._judge.clean, resource, finished))
+        site, outcomes, judge = self._site, self._outcomes, self._judge
+        if (
+            task.extras is None and task.state is RUNNING and site.collector is None and outcomes.on_answer is None
+        ):  # as below, without a call for each step
+            task._value = value
+            task.state = DONE
+            site.meter.waits.append(self.started_at - task.queued_at)
+            site.meter.runs.append(finished - self.started_at)
+            task.let_go()
+            if task.waiter is not None:
+                site.turn.soon(task)
+        elif task.settle_value(value):
+            site.meter.waits.append(self.started_at - waiting_since(task))
+            site.meter.runs.append(finished - self.started_at)
+            outcomes.complete(task, self.started_at, finished)
+        verdict: Verdict | DestroyReason | None = None
+        if not judge.is_plain or finished >= resource.good_until:
+            verdict = judge.settle(resource, finished)
+            if verdict is Verdict.CLEAN:
+                verdict = self._care(judge.reset, resource, finished)
+        self._done(resource, verdict if isinstance(verdict, DestroyReason) else None)
 
     def _failed(self, task: Task[Any], error: BaseException) -> None:
         if self._site.forked:

@@ -1110,6 +1110,140 @@ def test_reset_is_asked_after_a_healthy_error_too(make_runner: MakeRunner, ledge
     assert ledger.destroyed == 0
 
 
+class ResetAtOnce:
+    """A reset that says, without waiting, what `answer` says: whether there was nothing to wait for."""
+
+    def __init__(self, ledger: Ledger, answer: Any = True) -> None:
+        self.ledger = ledger
+        self.answer = answer
+        self.asked: list[Any] = []  # the greenlets that were at it
+
+    def __call__(self, resource: LedgerResource) -> None:
+        self.ledger.reset(resource)
+
+    def nowait(self, resource: LedgerResource) -> bool:
+        assert resource.user is None, "somebody uses it"
+        self.asked.append(gevent.getcurrent())
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer  # type: ignore[no-any-return]
+
+
+def use(runner: Runner[LedgerResource], road: str) -> int:
+    """Use a resource, and return its number."""
+    if road == "lease":
+        with runner.lease() as resource:
+            return number_of(resource)
+    if road == "submit":
+        return runner.submit(number_of).get(timeout=10)
+    answer: int = getattr(runner, road)(number_of)
+    return answer
+
+
+@pytest.mark.parametrize("road", ["queue_task", "run_task", "lease", "submit"])
+def test_what_was_reset_without_waiting_is_not_reset_again(make_runner: MakeRunner, ledger: Ledger, road: str) -> None:
+    reset = ResetAtOnce(ledger)
+    runner = make_runner(worker_count=1, resource_pool_size=0, max_resources=1, reset=reset).start()
+
+    assert [use(runner, road) for _ in range(3)] == [1, 1, 1]
+
+    eventually(lambda: len(reset.asked) == 3)
+    assert ledger.resetting.entered == 0
+
+
+@pytest.mark.parametrize("road", ["run_task", "lease"])
+def test_a_resource_that_was_reset_without_waiting_is_idle_when_its_user_goes_on(
+    make_runner: MakeRunner, ledger: Ledger, road: str
+) -> None:
+    reset = ResetAtOnce(ledger)
+    runner = make_runner(worker_count=1, resource_pool_size=1, max_resources=2, reset=reset).start()
+
+    use(runner, road)
+
+    assert runner.stats().available_resources == 1
+    assert reset.asked == [gevent.getcurrent()]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [False, None, 1, ValueError("it broke"), gevent.Timeout()],
+    ids=["false", "none", "a mere truth", "an error", "a time-out"],
+)
+@pytest.mark.parametrize("road", ["queue_task", "run_task", "lease"])
+def test_what_was_not_reset_without_waiting_is_reset(
+    make_runner: MakeRunner, ledger: Ledger, road: str, answer: Any
+) -> None:
+    reset = ResetAtOnce(ledger, answer)
+    runner = make_runner(worker_count=1, resource_pool_size=0, max_resources=1, reset=reset).start()
+
+    assert [use(runner, road) for _ in range(2)] == [1, 1]
+
+    eventually(lambda: ledger.resetting.left == 2)
+
+
+def test_a_reset_without_waiting_that_raises_is_logged(
+    make_runner: MakeRunner, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    reset = ResetAtOnce(ledger, ValueError("it broke"))
+    runner = make_runner(worker_count=1, resource_pool_size=0, max_resources=1, reset=reset).start()
+
+    runner.run_task(number_of)
+
+    eventually(lambda: "reset.nowait raised ValueError('it broke')" in caplog.text)
+
+
+@pytest.mark.parametrize("road", ["queue_task", "run_task", "lease"])
+def test_what_was_reset_without_waiting_is_looked_at_before_it_is_handed_on(
+    make_runner: MakeRunner, ledger: Ledger, road: str
+) -> None:
+    # Given a line for the one resource, so that nobody looks at it but at the end of a use.
+    sockets = Sockets(ledger)
+    runner = make_runner(
+        on_create=sockets.create, on_destroy=sockets.destroy, worker_count=1, resource_pool_size=0, max_resources=1,
+        check_readable=True, reset=ResetAtOnce(ledger),
+    ).start()  # fmt: skip
+    use(runner, road)
+
+    def leave_an_answer(resource: LedgerResource) -> int:
+        assert isinstance(resource, SocketResource)
+        resource.far.sendall(b"for nobody else")
+        return resource.number
+
+    with runner.lease() as resource:
+        waiting = [gevent.spawn(use, runner, road) for _ in range(2)]
+        let_run()
+        leave_an_answer(resource)
+
+    assert [one.get(timeout=10) for one in waiting] == [2, 2]
+
+
+@pytest.mark.parametrize("road", ["queue_task", "run_task", "lease"])
+def test_what_is_to_be_replaced_is_not_reset_first(make_runner: MakeRunner, ledger: Ledger, road: str) -> None:
+    reset = ResetAtOnce(ledger)
+    runner = make_runner(worker_count=1, resource_pool_size=0, max_resources=1, reset=reset).start()
+
+    def outdated(resource: LedgerResource) -> int:
+        runner.recycle()
+        return number_of(resource)
+
+    if road == "lease":
+        with runner.lease() as resource:
+            outdated(resource)
+    else:
+        getattr(runner, road)(outdated)
+
+    eventually(lambda: ledger.destroyed == 1)
+    assert not reset.asked
+
+
+def test_a_reset_without_waiting_must_be_a_function(ledger: Ledger) -> None:
+    reset = ResetAtOnce(ledger)
+    reset.nowait = True  # type: ignore[method-assign, assignment]
+
+    with pytest.raises(ConfigError, match=r"reset\.nowait must be a callable, not True"):
+        Config(worker_count=1, reset=reset, **ledger.options())
+
+
 def test_on_interrupt_is_asked_in_a_greenlet_of_the_runners(
     make_runner: MakeRunner, ledger: Ledger, call: SpawnCall, held: HeldTask[str]
 ) -> None:

@@ -317,6 +317,7 @@ _BURSTING = {
 _STOPPED = (RunnerStoppedError,)
 _KILLED = (RunnerStoppedError, RunnerKilledError, TaskCancelledError)
 _WAITING = {"creating": yielding(), "destroying": yielding()}
+_AT_ONCE = {"resetting": yielding(), "settling": lambda: None}
 
 SCENARIOS = (
     Scenario(name="queue_task", act=queue, least=1),
@@ -360,6 +361,9 @@ SCENARIOS = (
     Scenario(name="key, joined", act=join_later, least=2),
     Scenario(name="queue_task with reset", act=queue_twice, least=2, steps={"resetting": yielding()}),
     Scenario(name="lease with reset", act=lease, least=2, steps={"resetting": yielding()}, options=_SMALL),
+    Scenario(name="queue_task with reset at once", act=queue_twice, least=2, steps=_AT_ONCE),
+    Scenario(name="lease with reset at once", act=lease, least=2, steps=_AT_ONCE, options=_SMALL),
+    Scenario(name="run_task with reset at once", act=run, least=2, steps=_AT_ONCE, options=_SMALL),
     Scenario(name="run_task with check", act=run, least=3, steps={"probing": yielding()}, options={"check_idle": 0.0}),
     Scenario(
         name="queue_task with check", act=queue, least=1, steps={"probing": yielding()}, options={"check_idle": 0.0}

@@ -64,20 +64,25 @@ class SteppedDoor(Door):
 
 
 class World(Ledger):
-    """A ledger whose doors take `steps` (by the door's name); with a step at `resetting`, each use needs a reset."""
+    """A ledger whose doors take `steps` (by the door's name); with a step at `resetting`, each use needs a reset.
+
+    With one at `settling`, every other reset is done without waiting.
+    """
 
     creating: SteppedDoor
+    settling: SteppedDoor
 
     def __init__(self, **steps: Step) -> None:
         super().__init__()
-        for name in ("creating", "destroying", "judging", "probing", "resetting", "vouching"):
+        for name in ("creating", "destroying", "judging", "probing", "resetting", "settling", "vouching"):
             setattr(self, name, SteppedDoor(name, steps.pop(name, None)))
         assert not steps, f"no such doors: {steps}"
 
     def stepped_options(self) -> dict[str, Any]:
         """What a `Config` needs to run on this world, with a hook for each door that has a step."""
         hooks = {"probing": "check_resource", "resetting": "reset", "vouching": "on_interrupt"}
-        calls = {"probing": self.probe, "resetting": self.reset, "vouching": self.vouch}
+        reset = Reset(self) if self._has_step("settling") else self.reset
+        calls = {"probing": self.probe, "resetting": reset, "vouching": self.vouch}
         return self.options() | {hooks[name]: call for name, call in calls.items() if self._has_step(name)}
 
     def _has_step(self, door: str) -> bool:
@@ -99,6 +104,15 @@ class World(Ledger):
         if resource.unfit_because == "it was not reset":
             resource.unfit_because = None
 
+    def settle(self, resource: LedgerResource) -> bool:
+        """Do what `reset` does, every other time. Never switches, if the step does not."""
+        with self.occupying(resource, "reset.nowait"), self.settling.passing():
+            if self.settling.entered % 2:
+                return False
+        if resource.unfit_because == "it was not reset":
+            resource.unfit_because = None
+        return True
+
     def audit(self, *, most: int, most_creating: int) -> list[str]:
         """All faults, and those that only closed books show."""
         found = list(self.faults)
@@ -111,3 +125,15 @@ class World(Ledger):
         if self.creating.peak_inside > most_creating:
             found.append(f"{self.creating.peak_inside} were being made at once, the bound is {most_creating}")
         return found
+
+
+class Reset:
+    """A world's reset, which sometimes need not wait."""
+
+    def __init__(self, world: World) -> None:
+        self.nowait = world.settle
+        self._reset = world.reset
+
+    def __call__(self, resource: LedgerResource) -> None:
+        """Do it. Switches when the step does."""
+        self._reset(resource)
