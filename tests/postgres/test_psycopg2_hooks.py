@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -12,7 +13,9 @@ import pytest
 from gevent import monkey
 from psycopg2 import extensions, extras
 
+from gtasker import Runner
 from gtasker.integrations.psycopg2 import GreenConnection, ResourceOptions, _idle, resource
+from gtasker.testing.postgres import ThrowAwayPostgres
 from gtasker.testing.proxy import FaultProxy, Mode
 from tests.postgres._server import Observer, eventually, play
 from tests.postgres.conftest import Connect
@@ -161,6 +164,146 @@ def test_a_connection_in_flight_cannot_be_reset(connect: Connect, hooks: Resourc
         hooks["reset"](connection)
 
     query.get()
+
+
+# reset.nowait
+
+
+def settled(hooks: ResourceOptions, connection: GreenConnection) -> bool:
+    """Reset it, if that takes no wait; whether it did not."""
+    reset: Any = hooks["reset"]
+    answer: bool = reset.nowait(connection)
+    return answer
+
+
+@pytest.mark.parametrize("options", [{}, {"autocommit": True}, {"readonly": True}])
+def test_a_clean_connection_is_reset_at_once(connect: Connect, hooks: ResourceOptions, options: dict[str, Any]) -> None:
+    connection: Any = connect(connection_factory=Counting, **options)
+    value(connection, "SELECT 1")
+    connection.rollback()
+    before = connection.asked
+
+    assert settled(hooks, connection)
+
+    assert connection.asked == before
+
+
+def _begin(connection: GreenConnection) -> None:
+    connection.cursor().execute("BEGIN")
+
+
+def _change(connection: GreenConnection, **what: Any) -> None:
+    for name, new in what.items():
+        setattr(connection, name, new)
+
+
+USES: dict[str, Callable[[GreenConnection], object]] = {
+    "a transaction that psycopg2 does not know": _begin,
+    "isolation": lambda connection: _change(connection, isolation_level=extensions.ISOLATION_LEVEL_SERIALIZABLE),
+    "read-only": lambda connection: _change(connection, readonly=True),
+    "deferrable": lambda connection: _change(connection, deferrable=True),
+    "autocommit": lambda connection: _change(connection, autocommit=False),
+    "a cursor factory": lambda connection: _change(connection, cursor_factory=extras.DictCursor),
+    "a closed connection": GreenConnection.close,
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_what_needs_more_is_not_reset_at_once(
+    connect: Connect, hooks: ResourceOptions, use: Callable[[GreenConnection], object]
+) -> None:
+    connection = connect(autocommit=True)
+    assert settled(hooks, connection)
+
+    use(connection)
+
+    assert not settled(hooks, connection)
+
+
+@pytest.mark.parametrize("statement", ["SELECT 1", "COMMIT"])
+def test_a_transaction_is_not_left_at_once(connect: Connect, hooks: ResourceOptions, statement: str) -> None:
+    connection = connect()
+    connection.cursor().execute(statement)
+
+    assert not settled(hooks, connection)
+
+    hooks["reset"](connection)
+    assert settled(hooks, connection)
+
+
+def test_a_transaction_in_two_phases_is_not_left_at_once(connect: Connect, hooks: ResourceOptions) -> None:
+    connection = connect()
+    connection.tpc_begin(connection.xid(1, "shop", "till"))
+
+    assert not settled(hooks, connection)
+
+    connection.tpc_rollback()
+
+
+def test_a_connection_in_flight_is_not_reset_at_once(connect: Connect, hooks: ResourceOptions) -> None:
+    connection = connect(autocommit=True)
+    query = gevent.spawn(value, connection, "SELECT pg_sleep(0.1)")
+    eventually(lambda: connection.in_flight, "it is in flight")
+
+    assert not settled(hooks, connection)
+
+    query.get()
+    assert settled(hooks, connection)
+
+
+def test_resetting_at_once_forgets_the_notifications_of_the_last_user(
+    connect: Connect, hooks: ResourceOptions, observer: Observer
+) -> None:
+    connection = connect(autocommit=True)
+    connection.cursor().execute("LISTEN news")
+    observer.ask("NOTIFY news")
+    value(connection, "SELECT 1")
+    assert connection.notifies
+
+    assert settled(hooks, connection)
+
+    assert not connection.notifies
+
+
+def test_news_that_come_at_the_end_of_a_use_cost_no_connection(
+    server: ThrowAwayPostgres, application: str, cooperative: None, observer: Observer
+) -> None:
+    options = resource(server.dsn, autocommit=True, application_name=application)
+
+    def listen(connection: GreenConnection) -> int:
+        connection.cursor().execute("LISTEN news")
+        observer.ask("NOTIFY news")
+        eventually(lambda: is_readable(connection), "the notification has come")
+        return connection.info.backend_pid
+
+    runner: Runner[GreenConnection] = Runner(**options, worker_count=1, resource_pool_size=0, max_resources=1)
+    with runner:
+        assert len({runner.queue_task(listen) for _ in range(3)}) == 1
+        with runner.lease() as connection:
+            first = listen(connection)
+        with runner.lease() as connection:
+            assert connection.info.backend_pid == first
+            assert not connection.notifies
+
+
+def test_a_session_that_ends_with_a_use_is_not_handed_on(
+    server: ThrowAwayPostgres, application: str, cooperative: None, observer: Observer
+) -> None:
+    options = resource(server.dsn, autocommit=True, application_name=application)
+
+    def ended(connection: GreenConnection) -> int:
+        pid = connection.info.backend_pid
+        observer.terminate(pid)
+        eventually(lambda: is_readable(connection), "its last words have come")
+        return pid
+
+    runner: Runner[GreenConnection] = Runner(**options, worker_count=1, resource_pool_size=0, max_resources=1)
+    with runner:
+        first = gevent.spawn(runner.queue_task, ended)
+        second = gevent.spawn(runner.queue_task, value, "SELECT 7")  # in line: it gets what the first leaves
+        assert first.get() > 0
+        assert second.get() == 7
+        assert runner.metrics().total_tasks_retried == 0, "nobody was served with the dead session"
 
 
 # check_resource

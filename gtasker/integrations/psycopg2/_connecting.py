@@ -18,7 +18,8 @@ from gevent import socket as gevent_socket
 from psycopg2 import extensions
 
 from gtasker.integrations._postgres import KEEPALIVES
-from gtasker.integrations.psycopg2._connection import GreenConnection, derived
+from gtasker.integrations.psycopg2._connection import GreenConnection
+from gtasker.integrations.psycopg2._cursors import derived
 
 _DEFAULT_TIMEOUT = 10.0  # seconds
 _DEFAULT_PORT = "5432"

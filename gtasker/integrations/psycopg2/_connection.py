@@ -14,7 +14,7 @@ import functools
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import gevent
 import psycopg2
@@ -22,12 +22,16 @@ from gevent import socket as gevent_socket
 from psycopg2 import extensions
 
 from gtasker.integrations.psycopg2._cancelling import cancel
-from gtasker.integrations.psycopg2._commits import commits, may_commit
-from gtasker.integrations.psycopg2._idle import has_last_words, is_readable
+from gtasker.integrations.psycopg2._commits import commits
+from gtasker.integrations.psycopg2._cursors import GreenCursor, GreenNamedCursor, derived
+from gtasker.integrations.psycopg2._idle import has_last_words, poller
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
 
+_make_cursor: Callable[..., extensions.cursor] = extensions.connection.cursor
+_plain_fileno: Callable[[Any], int] = extensions.connection.fileno
+_PLAIN = (None, False, None)  # name, withhold, scrollable of a cursor that lives here
 _CHUNK = 4096  # bytes
 _FREE_INTERVAL = 0.005  # seconds between two looks at a statement that is being cancelled
 
@@ -36,23 +40,16 @@ class ClosedConnectionError(psycopg2.InterfaceError):
     """A call on a connection that is closed; psycopg2 says the same InterfaceError of a closed cursor."""
 
 
-class _Session(NamedTuple):
-    """What psycopg2 itself remembers of a session, as it was when the connection was made."""
-
-    isolation_level: int | None
-    readonly: bool | None
-    deferrable: bool | None
-    autocommit: bool
-    cursor_factory: Any
+# What psycopg2 itself remembers of a session: isolation level, read-only, deferrable, autocommit, cursor factory.
+_Session: TypeAlias = "tuple[int | None, bool | None, bool | None, bool, Any]"
 
 
 def _door(method: _F) -> _F:
-    """Return ``method`` of psycopg2's class as a door of its connection (see ``GreenConnection.pass_door``)."""
+    """Return ``method`` of psycopg2's class as a door (see ``GreenConnection.pass_door``)."""
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        connection = self if isinstance(self, GreenConnection) else self.connection
-        return connection.pass_door(method, self, *args, **kwargs)
+        return self.pass_door(method, self, *args, **kwargs)
 
     return cast(_F, call)
 
@@ -71,7 +68,9 @@ class GreenConnection(extensions.connection):
         self.interrupt: BaseException | None = None
         self.in_flight = False  # some greenlet waits for the server, and so holds psycopg2's lock
         self.resting = False  # nobody has used it since the last ``rest``
+        self._just_rested = False  # and nobody has looked since
         super().__init__(*args, **kwargs)
+        self._poll = poller(_plain_fileno(self))
         self.remember_session()
 
     def pass_door(self, call: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
@@ -79,25 +78,34 @@ class GreenConnection(extensions.connection):
 
         Raises ClosedConnectionError, and ProgrammingError while another greenlet's statement is in flight. Switches.
         """
-        if self.in_flight:
-            raise psycopg2.ProgrammingError("a statement of another greenlet is in flight on this connection")
-        self.resting = False
-        self.doors += 1
+        self.enter_door()
         try:
             result = call(*args, **kwargs)
             if self.interrupt is None:
                 return result
         except BaseException as error:
+            self.explain(error)
             if self.interrupt is None:
-                if self.closed and isinstance(error, psycopg2.InterfaceError):
-                    raise ClosedConnectionError(str(error)) from error
                 raise
         finally:
             self.doors -= 1
         # Raised outside of the handler, or it would carry the frames of the statement's failure as its context.
-        raise self._take_interrupt()
+        raise self.take_interrupt()
 
-    def _take_interrupt(self) -> BaseException:
+    def enter_door(self) -> None:
+        """Begin a call that may wait for the server; who does so takes ``doors`` down again. Never switches."""
+        if self.in_flight:
+            raise psycopg2.ProgrammingError("a statement of another greenlet is in flight on this connection")
+        self.resting = False
+        self.doors += 1
+
+    def explain(self, error: BaseException) -> None:
+        """Raise what says more than ``error``, which a door is handling, if anything does. Never switches."""
+        if self.interrupt is None and self.closed and isinstance(error, psycopg2.InterfaceError):
+            raise ClosedConnectionError(str(error)) from error
+
+    def take_interrupt(self) -> BaseException:
+        """Return what interrupted the statement, for its door to raise. Never switches."""
         interrupt, self.interrupt = self.interrupt, None
         assert interrupt is not None
         return interrupt
@@ -122,11 +130,12 @@ class GreenConnection(extensions.connection):
         scrollable: bool | None = None,
     ) -> extensions.cursor:
         """Make a cursor of the class asked for, with doors."""
-        default: Any = self.cursor_factory
-        factory = derived(
-            cursor_factory or default or extensions.cursor, GreenCursor if name is None else GreenNamedCursor
-        )
-        return self.pass_door(super().cursor, name, factory, withhold, scrollable)
+        factory: Any = cursor_factory or self.cursor_factory
+        if factory is None and (name, withhold, scrollable) == _PLAIN and not (self.in_flight or self.closed):
+            self.resting = False
+            return _make_cursor(self, None, GreenCursor)  # nothing that could wait
+        factory = derived(factory or extensions.cursor, GreenCursor if name is None else GreenNamedCursor)
+        return self.pass_door(_make_cursor, self, name, factory, withhold, scrollable)
 
     def cancel(self) -> None:
         """Have the server cancel the statement in flight. Switches.
@@ -160,7 +169,7 @@ class GreenConnection(extensions.connection):
         """End the session's line without touching psycopg2's lock. Never switches."""
         if self.closed:
             return  # whoever waited for it has been told
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(super().fileno())) as line:
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(_plain_fileno(self))) as line:
             line.shutdown(socket.SHUT_RDWR)
 
     def say_goodbye(self, timeout: float) -> None:
@@ -172,7 +181,7 @@ class GreenConnection(extensions.connection):
         if self.closed:
             self.close()
             return
-        with gevent_socket.socket(fileno=os.dup(super().fileno())) as line:
+        with gevent_socket.socket(fileno=os.dup(_plain_fileno(self))) as line:
             self.close()
             with contextlib.suppress(OSError):
                 gevent.with_timeout(timeout, _read_to_end, line, timeout_value=None)
@@ -185,7 +194,7 @@ class GreenConnection(extensions.connection):
         if self.closed:
             return
         nowhere = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nowhere, super().fileno(), inheritable=False)
+        os.dup2(nowhere, _plain_fileno(self), inheritable=False)
         os.close(nowhere)
         # The lock of a statement in flight belongs to a greenlet that never runs here; nobody will open it.
         if not self.busy:
@@ -198,9 +207,12 @@ class GreenConnection(extensions.connection):
         closed or dirty. What is left to read after this is. Raises an error of psycopg2's once the server hung up.
         Whoever waits for notifications has used the connection, so that it is not at rest, and finds this plain.
         """
-        descriptor = super().fileno()
+        descriptor = _plain_fileno(self)
+        if self._just_rested:  # there will hardly be anything, and who finds that there is asks again
+            self._just_rested = False
+            return descriptor
         # What answers a statement is its reader's: psycopg2's properties (autocommit, ...) send some, and have no door.
-        if self.resting and is_readable(descriptor) and not self.busy and not self._has_last_words(descriptor):
+        if self.resting and self._poll(0) and not self.busy and not self._has_last_words(descriptor):
             self.poll()
             self.notifies.clear()
         return descriptor
@@ -219,10 +231,22 @@ class GreenConnection(extensions.connection):
         self.notifies.clear()
         self.resting = True
 
+    def rest_at_once(self) -> bool:
+        """``rest``, if that takes no question to the server and no transaction is open; else false. Never switches."""
+        # psycopg2's status does not know of a BEGIN in autocommit, of a COPY, or of another wait callback's statement.
+        if (
+            self.in_flight
+            or self.status != extensions.STATUS_READY
+            or self.get_transaction_status() != extensions.TRANSACTION_STATUS_IDLE
+            or self._session != self._session_now()
+        ):
+            return False
+        self.notifies.clear()
+        self.resting = self._just_rested = True
+        return True
+
     def _session_now(self) -> _Session:
-        return _Session(
-            self.isolation_level, self.readonly, self.deferrable, bool(self.autocommit), self.cursor_factory
-        )
+        return (self.isolation_level, self.readonly, self.deferrable, self.autocommit, self.cursor_factory)
 
     def remember_session(self) -> None:
         """Take the session as it is for what ``rest`` restores. Never switches."""
@@ -233,47 +257,14 @@ class GreenConnection(extensions.connection):
         # back without forgetting it. So it is made to forget first, and is told again in the right mode.
         self.autocommit = False
         self.isolation_level = self.readonly = self.deferrable = None
-        wanted = self._session
-        self.autocommit = wanted.autocommit
-        self.isolation_level = wanted.isolation_level
-        self.readonly = wanted.readonly
-        self.deferrable = wanted.deferrable
-        self.cursor_factory = wanted.cursor_factory
+        isolation_level, readonly, deferrable, autocommit, cursor_factory = self._session
+        self.autocommit = autocommit
+        self.isolation_level = isolation_level
+        self.readonly = readonly
+        self.deferrable = deferrable
+        self.cursor_factory = cursor_factory
 
 
 def _read_to_end(line: gevent_socket.socket) -> None:
     while line.recv(_CHUNK):
         pass
-
-
-class GreenCursor(extensions.cursor):
-    """A cursor with doors where it asks the server; its rows lie in memory, so that fetching stays C."""
-
-    execute = may_commit(_door(extensions.cursor.execute))
-    executemany = may_commit(_door(extensions.cursor.executemany))
-    callproc = may_commit(_door(extensions.cursor.callproc))
-
-
-class GreenNamedCursor(GreenCursor):
-    """A server-side cursor: fetching asks the server, too."""
-
-    fetchone = _door(extensions.cursor.fetchone)
-    fetchmany = _door(extensions.cursor.fetchmany)
-    fetchall = _door(extensions.cursor.fetchall)
-    scroll = _door(extensions.cursor.scroll)
-    close = _door(extensions.cursor.close)
-    __next__ = _door(extensions.cursor.__next__)
-
-
-@functools.lru_cache(maxsize=128)
-def derived(base: Any, green: type[Any]) -> Any:
-    """Return a class that is both; ``green`` stands next to psycopg2's C class, below everything the user wrote.
-
-    A factory that is no class is returned as it is: its statements have no doors, and an interrupted one costs the
-    connection.
-    """
-    if not isinstance(base, type) or issubclass(base, green):
-        return base
-    if issubclass(green, base):
-        return green
-    return type(f"Green{base.__name__}", (base, green), {})

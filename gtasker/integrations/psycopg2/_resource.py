@@ -117,13 +117,15 @@ def _answers(connection: GreenConnection) -> bool:
     return True
 
 
-def _reset(connection: GreenConnection) -> None:
-    """Make the connection clean for its next user, without a round trip when it is so already. Switches.
+class _Reset:
+    """Makes a connection clean for its next user, without a round trip when it is so already."""
 
-    Raises an error of psycopg2's where that is not possible.
-    """
-    _leave_transaction(connection)
-    connection.rest()
+    nowait = staticmethod(GreenConnection.rest_at_once)
+
+    def __call__(self, connection: GreenConnection) -> None:
+        """Do it. Raises an error of psycopg2's where that is not possible. Switches."""
+        _leave_transaction(connection)
+        connection.rest()
 
 
 def _clean_up(connection: GreenConnection) -> bool:
@@ -174,6 +176,6 @@ _SAME_FOR_ALL: _Hooks = {
     "on_destroy": _destroy,
     "check_resource": _answers,
     "check_readable": True,
-    "reset": _reset,
+    "reset": _Reset(),
     "on_forget": _forget,
 }
