@@ -12,6 +12,7 @@ import gevent
 import psycopg2
 import pytest
 from gevent import GreenletExit, socket
+from gevent.threadpool import ThreadPool
 from psycopg2 import extensions, extras
 
 from gtasker.integrations.psycopg2 import (
@@ -29,6 +30,13 @@ from tests.postgres.conftest import Connect
 
 def through(proxy: FaultProxy, **options: Any) -> ResourceOptions:
     return resource(f"host={proxy.host} port={proxy.port} user=postgres dbname=postgres", **options)
+
+
+def ask(connection: GreenConnection, number: int) -> object:
+    cursor = connection.cursor()
+    cursor.execute("SELECT %s", [number])
+    (answer,) = cursor.fetchone() or [None]
+    return answer
 
 
 class Resolver:
@@ -75,6 +83,35 @@ def test_other_greenlets_run_while_a_query_does(connect: Connect) -> None:
     query.get()
 
     assert not connection.in_flight
+
+
+def test_a_connection_may_be_used_in_one_thread_after_another(connect: Connect) -> None:
+    # Given one that has waited in this thread's loop, and then waits in another's.
+    connection = connect(autocommit=True)
+    pool = ThreadPool(1)
+
+    answers = [
+        ask(connection, 1),
+        pool.apply(ask, (connection, 2)),
+        ask(connection, 3),
+        pool.apply(ask, (connection, 4)),
+    ]
+
+    assert answers == [1, 2, 3, 4]
+    pool.kill()
+
+
+def test_a_descriptor_that_comes_again_is_waited_for_by_its_new_connection_alone(connect: Connect) -> None:
+    first = connect(autocommit=True)
+    ask(first, 1)
+    descriptor = first.fileno()
+    first.close()
+    second = connect(autocommit=True)
+    assert second.fileno() == descriptor
+
+    assert [ask(second, number) for number in range(3)] == [0, 1, 2]
+    with pytest.raises(psycopg2.InterfaceError):
+        ask(first, 1)
 
 
 def test_it_may_be_made_cooperative_twice(cooperative: None) -> None:

@@ -18,13 +18,16 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 import gevent
 import psycopg2
+from gevent import get_hub
 from gevent import socket as gevent_socket
+from gevent.hub import Hub
 from psycopg2 import extensions
 
-from gtasker.integrations.psycopg2._cancelling import cancel
+from gtasker.integrations.psycopg2._cancelling import cancel, waiter
 from gtasker.integrations.psycopg2._commits import commits
 from gtasker.integrations.psycopg2._cursors import GreenCursor, GreenNamedCursor, derived
 from gtasker.integrations.psycopg2._idle import has_last_words, poller
+from gtasker.integrations.psycopg2._watching import kept_watcher
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
@@ -69,7 +72,11 @@ class GreenConnection(extensions.connection):
         self.in_flight = False  # some greenlet waits for the server, and so holds psycopg2's lock
         self.resting = False  # nobody has used it since the last ``rest``
         self._just_rested = False  # and nobody has looked since
+        self._hub: Hub | None = None  # for which ``_watcher`` was made
+        self._watcher: Any = None
+        self._may_keep = False  # while it connects, each host that is tried has a socket of its own
         super().__init__(*args, **kwargs)
+        self._may_keep = True
         self._poll = poller(_plain_fileno(self))
         self.remember_session()
 
@@ -158,6 +165,16 @@ class GreenConnection(extensions.connection):
         if self.in_flight:
             return True
         return not self.closed and self.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE
+
+    def wait_for_socket(self, state: int) -> None:
+        """Wait as ``poll()`` asked for by ``state``. Switches."""
+        hub = get_hub()
+        if hub is not self._hub and self._may_keep:
+            self._hub, self._watcher = hub, kept_watcher(hub, _plain_fileno(self))
+        if state == extensions.POLL_READ and self._watcher is not None:
+            hub.wait(self._watcher)
+        else:
+            waiter(state)(_plain_fileno(self))
 
     def wait_until_free(self) -> bool:
         """Wait until the statement of another greenlet is over; true then. Switches."""

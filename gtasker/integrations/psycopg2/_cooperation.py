@@ -61,9 +61,11 @@ def wait_callback(connection: extensions.connection) -> None:
 
 def _wait(connection: extensions.connection) -> None:
     while (state := connection.poll()) != extensions.POLL_OK:
-        wait = waiter(state)
         try:
-            wait(connection.fileno())
+            if isinstance(connection, GreenConnection):
+                connection.wait_for_socket(state)
+            else:
+                waiter(state)(connection.fileno())
         except BaseException as interrupt:
             _leave(connection, interrupt)
             return
