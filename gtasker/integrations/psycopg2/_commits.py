@@ -45,12 +45,19 @@ def may_commit(method: _F) -> _F:
         try:
             return method(self, statement, *args, **kwargs)
         except psycopg2.DatabaseError as error:
-            text = _text(statement)
-            if (_commits_itself(self.connection) and not _READS.match(text)) or _SAYS_COMMIT.search(text):
-                mark_as_committing(error)
+            mark_if_committing(self.connection, statement, error)
             raise
 
     return cast(_F, call)
+
+
+def mark_if_committing(connection: Any, statement: Any, error: BaseException) -> None:
+    """Mark what a cursor's ``statement`` failed with, if the connection commits by itself, or the statement does."""
+    if not isinstance(error, psycopg2.DatabaseError):
+        return
+    text = _text(statement)
+    if (_commits_itself(connection) and not _READS.match(text)) or _SAYS_COMMIT.search(text):
+        mark_as_committing(error)
 
 
 def _commits_itself(connection: Any) -> bool:

@@ -14,7 +14,7 @@ import functools
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
 import gevent
 import psycopg2
@@ -85,7 +85,10 @@ class GreenConnection(extensions.connection):
 
         Raises ClosedConnectionError, and ProgrammingError while another greenlet's statement is in flight. Switches.
         """
-        self.enter_door()
+        if self.in_flight:
+            self.refuse()
+        self.resting = False
+        self.doors += 1
         try:
             result = call(*args, **kwargs)
             if self.interrupt is None:
@@ -99,12 +102,9 @@ class GreenConnection(extensions.connection):
         # Raised outside of the handler, or it would carry the frames of the statement's failure as its context.
         raise self.take_interrupt()
 
-    def enter_door(self) -> None:
-        """Begin a call that may wait for the server; who does so takes ``doors`` down again. Never switches."""
-        if self.in_flight:
-            raise psycopg2.ProgrammingError("a statement of another greenlet is in flight on this connection")
-        self.resting = False
-        self.doors += 1
+    def refuse(self) -> NoReturn:
+        """Raise ProgrammingError, for a statement of another greenlet is in flight; who asks would wait for ever."""
+        raise psycopg2.ProgrammingError("a statement of another greenlet is in flight on this connection")
 
     def explain(self, error: BaseException) -> None:
         """Raise what says more than ``error``, which a door is handling, if anything does. Never switches."""

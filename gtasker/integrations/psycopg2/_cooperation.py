@@ -49,23 +49,26 @@ def wait_callback(connection: extensions.connection) -> None:
         return
     connection.in_flight = True
     try:
-        if connection.interrupt is None:
-            _wait(connection)
-        else:
+        if connection.interrupt is not None:
             # psycopg2 sends BEGIN, and each row of executemany, as a statement of its own: one of them ended before
             # its cancel came, and the next was sent.
             _leave(connection, connection.interrupt)
+            return
+        while (state := connection.poll()) != extensions.POLL_OK:
+            try:
+                connection.wait_for_socket(state)
+            except BaseException as interrupt:
+                _leave(connection, interrupt)
+                return
     finally:
         connection.in_flight = False
 
 
 def _wait(connection: extensions.connection) -> None:
     while (state := connection.poll()) != extensions.POLL_OK:
+        wait = waiter(state)
         try:
-            if isinstance(connection, GreenConnection):
-                connection.wait_for_socket(state)
-            else:
-                waiter(state)(connection.fileno())
+            wait(connection.fileno())
         except BaseException as interrupt:
             _leave(connection, interrupt)
             return

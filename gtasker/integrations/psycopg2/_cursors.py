@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 from psycopg2 import extensions
 
-from gtasker.integrations.psycopg2._commits import may_commit
+from gtasker.integrations.psycopg2._commits import mark_if_committing, may_commit
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -36,11 +36,13 @@ class GreenCursor(extensions.cursor):
 
     __slots__ = ()
 
-    @may_commit
     def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002  # as psycopg2 names it
         """As psycopg2's. Switches."""
         connection: Any = self.connection
-        connection.enter_door()
+        if connection.in_flight:
+            connection.refuse()
+        connection.resting = False
+        connection.doors += 1
         try:
             _execute(self, query, vars)
             if connection.interrupt is None:
@@ -48,6 +50,7 @@ class GreenCursor(extensions.cursor):
         except BaseException as error:
             connection.explain(error)
             if connection.interrupt is None:
+                mark_if_committing(connection, query, error)
                 raise
         finally:
             connection.doors -= 1
