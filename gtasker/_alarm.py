@@ -111,7 +111,14 @@ class Alarm:
         self._disarm()
         if self.inert:
             return
-        now = monotonic()
+        try:
+            self._call_due(monotonic())
+        finally:
+            # A call may have armed it already, for what it added itself; what was there before may be due earlier.
+            if self._live and (self._timer is None or self._heap[0][0] < self._armed_for):
+                self._arm(self._heap[0][0])
+
+    def _call_due(self, now: float) -> None:
         heap = self._heap
         while heap and (heap[0][2].call is None or heap[0][0] <= now):
             entry = heapq.heappop(heap)[2]
@@ -125,5 +132,3 @@ class Alarm:
             except Exception as error:  # one bad call must not hold up the others
                 self._hub.handle_error(call, type(error), error, error.__traceback__)
             heap = self._heap
-        if self._timer is None and self._live:
-            self._arm(heap[0][0])
