@@ -6,7 +6,8 @@ Each record is discarded once: `discard` takes it out of `records`, and only who
 
 While creation fails there is one back-off and one prober for the whole runner, for ever; the first success ends it.
 The delay is drawn by full jitter, uniform in 0 .. min(cap, base * 2**failures) (M. Brooker, "Exponential Backoff And
-Jitter", 2015).
+Jitter", 2015). It counts from the beginning of the attempt that failed: what that took is part of it, so that attempts
+that fail slowly are no further apart than those that fail at once, and a backend that is back waits for `cap` at most.
 """
 
 from __future__ import annotations
@@ -237,7 +238,7 @@ class Stock(Generic[R]):
             self.failures += 1
             base, cap = site.config.create_backoff
             delay = random.uniform(0, min(cap, base * 2 ** min(self.failures - 1, 60)))
-            self.next_attempt_at = now + delay
+            self.next_attempt_at = started + delay
             self._failed_at = now
         # Its frames would keep what failed, and with it sockets, for as long as the backend is away.
         self.last_error = error.with_traceback(None)

@@ -10,9 +10,9 @@ import pytest
 
 from gtasker import Runner
 from gtasker.errors import TaskTimeoutError
-from gtasker.events import RunnerEvent, TaskTimedOut
+from gtasker.events import ResourceCreateFailed, RunnerEvent, TaskTimedOut
 from tests.conftest import MakeRunner
-from tests.ledger import PATIENCE, HeldTask, LedgerResource, touch
+from tests.ledger import PATIENCE, HeldTask, Ledger, LedgerResource, touch
 
 ONE = {"worker_count": 1, "max_worker_count": 1, "resource_pool_size": 0}
 
@@ -33,3 +33,18 @@ def test_a_deadline_is_not_late_for_a_later_one_that_is_set_when_an_earlier_one_
 
     assert isinstance(earlier.exception, TaskTimeoutError)
     held.release()
+
+
+def test_the_time_that_a_failed_attempt_took_is_part_of_its_delay(make_runner: MakeRunner, ledger: Ledger) -> None:
+    failed: list[ResourceCreateFailed] = []
+
+    def keep(event: RunnerEvent) -> None:
+        if isinstance(event, ResourceCreateFailed):
+            failed.append(event)
+
+    ledger.creating.fail(times=1)
+    ledger.creating.delay = 0.3
+    runner = make_runner(**ONE, create_backoff=(0.2, 0.2), on_event=keep)
+
+    assert runner.queue_task(touch, "made by the next attempt") == "made by the next attempt"
+    assert [event.next_attempt_in for event in failed] == [0]
