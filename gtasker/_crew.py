@@ -1,7 +1,8 @@
 """The crew: how many workers there are.
 
 Invariant: `len(workers)` never exceeds the maximum; those being started, and those whose attempt goes on after its
-interruption, are in it. At least `base` workers are in it while the runner is open.
+interruption, are in it. At least `base` workers are in it while the runner is open, and no more stay than there may be
+resources for, beside the reserve.
 
 A burst worker is a number, the surplus over the base; any worker may be the one that goes.
 """
@@ -112,7 +113,8 @@ class Crew(Generic[R]):
         before = self.wanted
         self.base, self.maximum = base, maximum
         self.hire(base - self.wanted)
-        self.trim(maximum)
+        # The maximum stands, for a time when there may be more resources again; till then some have to go.
+        self.trim(min(maximum, self._stock.worker_limit))
         if self._site.listening and self.wanted != before:
             self._site.emit(WorkersScaled, before=before, after=self.wanted, why="resize")
 

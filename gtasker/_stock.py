@@ -90,6 +90,11 @@ class Stock(Generic[R]):
         """How many made ones are no worker's: the reserve, and what is above it."""
         return len(self.records) - self.owned
 
+    @property
+    def worker_limit(self) -> int:
+        """How many workers can have a resource beside the full reserve; the base workers always can."""
+        return self.limit - self.reserve
+
     def may_feed(self) -> bool:
         """Whether an idle one of the reserve may become a worker's. Never switches.
 

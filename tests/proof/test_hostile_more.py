@@ -13,6 +13,7 @@ from gtasker.errors import TaskTimeoutError
 from gtasker.events import ResourceCreateFailed, RunnerEvent, TaskTimedOut
 from tests.conftest import MakeRunner
 from tests.ledger import PATIENCE, HeldTask, Ledger, LedgerResource, touch
+from tests.proof._world import settles
 
 ONE = {"worker_count": 1, "max_worker_count": 1, "resource_pool_size": 0}
 
@@ -48,3 +49,29 @@ def test_the_time_that_a_failed_attempt_took_is_part_of_its_delay(make_runner: M
 
     assert runner.queue_task(touch, "made by the next attempt") == "made by the next attempt"
     assert [event.next_attempt_in for event in failed] == [0]
+
+
+def test_burst_workers_go_when_fewer_resources_may_be_and_come_back_when_more_may(
+    make_runner: MakeRunner, ledger: Ledger
+) -> None:
+    bursts = {"burst_task_threshold": 1, "burst_worker_count": 6, "max_worker_count": 8, "burst_interval": 0.01}
+    runner = make_runner(worker_count=2, resource_pool_size=2, **bursts).start()
+    first, second, third = HeldTask("first"), HeldTask("second"), HeldTask("third")
+    tasks = [runner.submit(first) for _ in range(12)]
+    first.wait_begun(8)
+
+    runner.resize(max_resources=4)
+    assert ledger.destroyed == 0  # who is at work is left to it
+    tasks += [runner.submit(second) for _ in range(12)]
+    first.release()
+    second.wait_begun(2)
+
+    assert settles(lambda: runner.stats().live_resources == 4, PATIENCE)
+    assert (runner.stats().active_workers, runner.stats().available_resources) == (2, 2)
+
+    runner.resize(max_resources=10)
+    tasks += [runner.submit(third) for _ in range(12)]
+    second.release()
+    third.wait_begun(8)
+    third.release()
+    gevent.joinall([gevent.spawn(task.get, PATIENCE) for task in tasks], raise_error=True)
