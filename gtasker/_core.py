@@ -157,8 +157,9 @@ class Core(Rooms[R]):
         reserve = self.stock.reserve if reserve is None else reserve
         if maximum is None:
             maximum = max(self.crew.maximum, base)
-        if limit is None:
-            limit = max(self.stock.limit, maximum + reserve)
+        if limit is None:  # it grows as the others do; a bound that is tighter than all of them together stays so
+            grown = maximum + reserve - self.crew.maximum - self.stock.reserve
+            limit = max(self.stock.limit, min(self.stock.limit + grown, maximum + reserve), base + reserve)
         checked = replace(
             config, worker_count=base, max_worker_count=maximum, resource_pool_size=reserve, max_resources=limit
         )

@@ -75,3 +75,25 @@ def test_burst_workers_go_when_fewer_resources_may_be_and_come_back_when_more_ma
     third.wait_begun(8)
     third.release()
     gevent.joinall([gevent.spawn(task.get, PATIENCE) for task in tasks], raise_error=True)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "bound"),
+    [
+        ({"worker_count": 1}, 4),
+        ({"resource_pool_size": 1}, 4),
+        ({"worker_count": 3}, 5),
+        ({"resource_pool_size": 4}, 6),
+        ({"max_worker_count": 10}, 6),
+    ],
+    ids=str,
+)
+def test_a_bound_of_resources_is_not_forgotten_when_something_else_is_resized(
+    make_runner: MakeRunner, sizes: dict[str, int], bound: int
+) -> None:
+    runner = make_runner(worker_count=2, max_worker_count=8, resource_pool_size=2)
+    runner.resize(max_resources=4)
+
+    runner.resize(**sizes)
+
+    assert runner.bounds().max_resources == bound
