@@ -93,6 +93,14 @@ class Door(Generic[R]):
                 self._line.withdraw(knock)
                 self._site.turn.soon(knock)
 
+    def move(self, task: Task[Any], priority: int) -> None:
+        """Let whoever knocks for `task` wait with another priority, at the place of his number. Never switches."""
+        task.priority = priority
+        for knock in [knock for knock in self._line if knock.task is task]:
+            self._line.withdraw(knock)
+            knock.priority = priority
+            self._line.push(knock, returned=True)
+
     def turn_away(self, make_error: Callable[[], BaseException], *, outsiders_only: bool = False) -> None:
         """Nobody (from outside) is let in any more; each is told so by an error of his own. Never switches."""
         for knock in list(self._line):

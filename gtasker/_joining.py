@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from gtasker._backlog import Backlog
+from gtasker._door import Door
 from gtasker._extras import CANCELLED, DONE, FAILED, QUEUED, TaskState, name_of
 from gtasker._outcomes import Outcomes
 from gtasker._task import Owner, Task, extras_of
@@ -49,8 +50,9 @@ class Joined(Task[T]):
 class Joining(Owner, Generic[R]):
     """The shared tasks of one runner, by key. It owns their handles."""
 
-    def __init__(self, backlog: Backlog[R], outcomes: Outcomes[R]) -> None:
+    def __init__(self, backlog: Backlog[R], door: Door[R], outcomes: Outcomes[R]) -> None:
         self._backlog = backlog
+        self._door = door
         self._outcomes = outcomes
         self._shared: dict[Any, Task[Any]] = {}
 
@@ -148,5 +150,7 @@ class Joining(Owner, Generic[R]):
     def _raise(self, task: Task[Any], priority: int) -> None:
         if task.state is QUEUED and task.lane is not None:
             self._backlog.move(task, priority)
+        elif not task.seq:  # it has not been let in
+            self._door.move(task, priority)
         else:
             task.priority = priority

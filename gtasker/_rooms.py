@@ -41,7 +41,7 @@ class Rooms(Generic[R]):
         self.backlog: Backlog[R] = Backlog(self.site, self.stock, self.judge)
         self.door: Door[R] = Door(self.site, self.backlog)
         self.outcomes: Outcomes[R] = Outcomes(self.site, self.calls, self.backlog)
-        self.joining: Joining[R] = Joining(self.backlog, self.outcomes)
+        self.joining: Joining[R] = Joining(self.backlog, self.door, self.outcomes)
         self.crew: Crew[R] = Crew(self.site, self.stock, self.backlog, self.outcomes)
         self.deadlocks: Deadlocks[R] = Deadlocks(self.crew)
         self.admission: Admission[R] = Admission(self.site, self.stock.records)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gevent
 import pytest
 
-from gtasker import Runner
+from gtasker import Priority, Runner
 from gtasker.errors import TaskTimeoutError
 from gtasker.events import ResourceCreateFailed, RunnerEvent, TaskTimedOut
 from tests.conftest import MakeRunner
@@ -97,3 +97,27 @@ def test_a_bound_of_resources_is_not_forgotten_when_something_else_is_resized(
     runner.resize(**sizes)
 
     assert runner.bounds().max_resources == bound
+
+
+def test_a_raised_priority_counts_at_the_door_too(make_runner: MakeRunner) -> None:
+    runner = make_runner(**ONE, max_queued=1).start()
+    held = HeldTask("held")
+    runner.submit(held)
+    held.wait_begun()
+    order: list[str] = []
+
+    def note(_resource: LedgerResource, name: str) -> None:
+        order.append(name)
+
+    runner.submit(note, "first")  # fills the backlog
+    callers = [
+        gevent.spawn(lambda: runner.queue_task(note, "normal")),
+        gevent.spawn(lambda: runner.queue_task(note, "shared", key="key", priority=Priority.LOW)),
+    ]
+    gevent.idle()
+
+    runner.submit(note, "ignored", key="key", priority=Priority.HIGH)
+
+    held.release()
+    gevent.joinall(callers, timeout=PATIENCE, raise_error=True)
+    assert order == ["first", "shared", "normal"]
