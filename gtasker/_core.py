@@ -172,6 +172,11 @@ class Core(Rooms[R]):
         else:
             self.crew.base, self.crew.maximum = checked.worker_count, checked.max_worker_count
 
+    def keep_bounds(self, before: Core[R]) -> None:
+        """Begin with the numbers that were in force at the end of `before`. Never switches."""
+        self.crew.base, self.crew.maximum = before.crew.base, before.crew.maximum
+        self.stock.reserve, self.stock.limit = before.stock.reserve, before.stock.limit
+
     def recycle(self) -> None:
         """Replace every resource that exists now; the ones in use when they come back. Never switches."""
         self.admission.check_place(blocking=False)

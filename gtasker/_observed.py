@@ -69,7 +69,7 @@ class Observed(Generic[R]):
     def _there(self) -> Core[R]:
         """A core to look at. Looking binds an unused runner to no thread, so then it is one for this look alone."""
         core = self._core
-        return core if core is not None and not core.site.forked and not core.is_over else Core(self.config, self)
+        return core if core is not None and not core.site.forked and not core.is_over else self._make_core()
 
     def _lending(self) -> Lending[R]:
         return self._here().lending
@@ -79,7 +79,14 @@ class Observed(Generic[R]):
         core = self._core
         if core is None or core.site.forked or core.is_over:
             before = core
-            core = self._core = Core(self.config, self)
+            core = self._core = self._make_core()
             if before is not None and before.site.forked:
                 before.forget()
+        return core
+
+    def _make_core(self) -> Core[R]:
+        before = self._core
+        core: Core[R] = Core(self.config, self)
+        if before is not None and before.is_over:  # its start failed, which takes nothing back that was asked before
+            core.keep_bounds(before)
         return core

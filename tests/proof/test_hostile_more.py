@@ -9,7 +9,7 @@ import gevent
 import pytest
 
 from gtasker import Priority, Runner
-from gtasker.errors import TaskTimeoutError
+from gtasker.errors import StartError, TaskTimeoutError
 from gtasker.events import ResourceCreateFailed, RunnerEvent, TaskTimedOut
 from tests.conftest import MakeRunner
 from tests.ledger import PATIENCE, HeldTask, Ledger, LedgerResource, touch
@@ -121,3 +121,19 @@ def test_a_raised_priority_counts_at_the_door_too(make_runner: MakeRunner) -> No
     held.release()
     gevent.joinall(callers, timeout=PATIENCE, raise_error=True)
     assert order == ["first", "shared", "normal"]
+
+
+def test_a_start_that_fails_does_not_forget_a_resize(make_runner: MakeRunner, ledger: Ledger) -> None:
+    ledger.creating.fail()
+    runner = make_runner(worker_count=1, resource_pool_size=1)
+    runner.resize(worker_count=3, max_worker_count=5, resource_pool_size=2, max_resources=6)
+    bounds = runner.bounds()
+    with pytest.raises(StartError):
+        runner.start()
+    assert runner.bounds() == bounds
+    ledger.creating.fail(times=0)
+
+    runner.start()
+
+    assert runner.bounds() == bounds
+    assert runner.stats().live_resources == 5
