@@ -32,11 +32,14 @@ class Interrupt(GreenletExit):
 class _Call:
     """One call of a hook."""
 
-    __slots__ = ("abandoned_at", "greenlet", "interrupt", "on_abandoned", "what")
+    __slots__ = ("abandoned_at", "greenlet", "interrupt", "on_abandoned", "on_survived", "what")
 
-    def __init__(self, what: str, on_abandoned: Callable[[], object] | None) -> None:
+    def __init__(
+        self, what: str, on_abandoned: Callable[[], object] | None, on_survived: Callable[[], object] | None
+    ) -> None:
         self.what = what
         self.on_abandoned = on_abandoned
+        self.on_survived = on_survived
         self.greenlet: Any = getcurrent()
         self.interrupt: BaseException | None = None
         self.abandoned_at: float | None = None
@@ -71,13 +74,15 @@ class Calls(Generic[R]):
         fn: Callable[..., T],
         *args: Any,
         on_abandoned: Callable[[], object] | None = None,
+        on_survived: Callable[[], object] | None = None,
     ) -> T:
         """Return `fn(*args)`; after `limit` seconds it is interrupted and a TimeoutError raised. Switches as `fn` does.
 
         A hook that swallows the interrupt counts as abandoned until it returns; what it then returns is lost, but for a
-        caller who gave `on_abandoned`, and was called by it before the interruption.
+        caller who gave `on_abandoned`, and was called by it before the interruption. `on_survived` is called in the hub
+        after the interruption, if the hook goes on.
         """
-        call = _Call(what, on_abandoned)
+        call = _Call(what, on_abandoned, on_survived)
         self.running.add(call)
         length = self._timeouts.of(limit) if limit is not None else None
         if length is not None:
@@ -125,6 +130,8 @@ class Calls(Generic[R]):
             if call.on_abandoned is not None:
                 call.on_abandoned()
             call.greenlet.throw(call.interrupt)
+            if call in self.running and call.on_survived is not None:
+                call.on_survived()
 
 
 class _Strike:

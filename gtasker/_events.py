@@ -94,7 +94,7 @@ class ResourceCreateFailed(RunnerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceDestroyed(RunnerEvent):
-    """`on_destroy` ended, well or not, or was abandoned."""
+    """`on_destroy` ended, well or not, or was abandoned: told once, and not again when that one returns."""
 
     resource_id: int
     reason: DestroyReason

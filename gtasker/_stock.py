@@ -269,14 +269,20 @@ class Stock(Generic[R]):
     def _destroy(self, resource: Resource[R], reason: DestroyReason) -> None:
         site = self._site
         config = site.config
+        told: list[int] = []
+
+        def tell() -> None:  # when it ended or was abandoned, whichever comes first
+            if site.listening and not told:
+                told.append(resource.id)
+                site.emit(ResourceDestroyed, resource_id=resource.id, reason=reason)
+
         try:
-            self._calls.call("on_destroy", config.destroy_timeout, config.on_destroy, resource.value)
+            self._calls.call("on_destroy", config.destroy_timeout, config.on_destroy, resource.value, on_survived=tell)
         except BaseException as error:
             site.fault("on_destroy", error)
         del self.unmaking[resource.id]
         site.meter.destroyed += 1
-        if site.listening:
-            site.emit(ResourceDestroyed, resource_id=resource.id, reason=reason)
+        tell()
         self.check_down()
         self.supply()
         self.on_change()

@@ -5,12 +5,15 @@ Invariant: each test failed before its mend.
 
 from __future__ import annotations
 
+import contextlib
+
 import gevent
 import pytest
+from gevent.event import Event
 
 from gtasker import Priority, Runner
 from gtasker.errors import StartError, TaskTimeoutError
-from gtasker.events import ResourceCreateFailed, RunnerEvent, TaskTimedOut
+from gtasker.events import ResourceCreateFailed, ResourceDestroyed, RunnerEvent, TaskTimedOut
 from tests.conftest import MakeRunner
 from tests.ledger import PATIENCE, HeldTask, Ledger, LedgerResource, touch
 from tests.proof._world import settles
@@ -137,3 +140,30 @@ def test_a_start_that_fails_does_not_forget_a_resize(make_runner: MakeRunner, le
 
     assert runner.bounds() == bounds
     assert runner.stats().live_resources == 5
+
+
+def test_an_abandoned_destroy_is_told_once(make_runner: MakeRunner, ledger: Ledger) -> None:
+    destroyed: list[int] = []
+    returns = Event()
+
+    def note(event: RunnerEvent) -> None:
+        if isinstance(event, ResourceDestroyed):
+            destroyed.append(event.resource_id)
+
+    def swallow(resource: LedgerResource) -> None:
+        while resource.number == 1 and not returns.is_set():
+            with contextlib.suppress(BaseException):
+                returns.wait()
+        ledger.destroy(resource)
+
+    options = {"on_destroy": swallow, "destroy_timeout": 0.05, "on_event": note}
+    runner = make_runner(**{**ONE, "max_resources": 2}, **options).start()
+    runner.recycle()
+
+    assert settles(lambda: destroyed == [1], PATIENCE)
+    assert runner.stats().abandoned == 1
+    returns.set()
+    assert settles(lambda: runner.metrics().resources_destroyed == 1, PATIENCE)
+    assert destroyed == [1]
+    runner.stop()
+    assert destroyed == [1, 2]
