@@ -245,9 +245,9 @@ class Crew(Generic[R]):
         elif task is not None:
             error = worker.exception or RuntimeError("its worker ended")
             self._outcomes.fail(task, error, worker.started_at, monotonic())
-        if resource is not None and resource.holder is None:
+        if resource is not None and resource.holder is None and resource.id not in self._stock.cared:
             self._stock.discard(resource, DestroyReason.INTERRUPTED)
-        elif resource is not None:
+        elif resource is not None:  # somebody has it, who will give it back
             self._stock.disown(resource)
         if not self.closed and self.wanted < self.base:
             self._site.housekeeping.after(_REHIRE_DELAY, self._rehire)

@@ -6,6 +6,8 @@ nobody's kill reaches them. A resource that is being cared for is neither idle n
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from gtasker._backlog import Backlog
@@ -15,6 +17,7 @@ from gtasker._lifecycle import State
 from gtasker._loan import Resource
 from gtasker._metrics import FOLD_AT
 from gtasker._site import Site
+from gtasker._stock import Stock
 
 R = TypeVar("R")
 
@@ -22,8 +25,9 @@ R = TypeVar("R")
 class Returning(Generic[R]):
     """Where what was lent comes back."""
 
-    def __init__(self, site: Site[R], backlog: Backlog[R], judge: Judge[R]) -> None:
+    def __init__(self, site: Site[R], stock: Stock[R], backlog: Backlog[R], judge: Judge[R]) -> None:
         self._site = site
+        self._stock = stock
         self._turn = site.turn
         self._backlog = backlog
         self._judge = judge
@@ -52,18 +56,19 @@ class Returning(Generic[R]):
         if discarded:
             self.restore(resource, DestroyReason.DISCARDED)
         elif error is not None or struck:
-            self._site.errands.run(self._after_error, resource, error, struck, now)
+            self._care(self._after_error, resource, error, struck, now)
         elif self._judge.is_plain and now < resource.good_until:
             self.restore(resource, None)
         else:
             verdict = self._judge.settle(resource, now)
             if verdict is Verdict.CLEAN:
-                self._site.errands.run(self._after_use, resource, now)
+                self._care(self._after_use, resource, now)
             else:
                 self.restore(resource, None if verdict is Verdict.FIT else verdict)
 
     def restore(self, resource: Resource[R], reason: DestroyReason | None) -> None:
         """Put a resource that nobody uses to its next use, or have it replaced. Never switches."""
+        self._stock.cared.pop(resource.id, None)
         if reason is None:
             reason = DestroyReason.KILLED if self._site.life.state is State.KILLED else resource.condemned
         if reason is not None:
@@ -79,7 +84,12 @@ class Returning(Generic[R]):
 
     def inspect(self, resource: Resource[R]) -> None:
         """Have a resource checked that was idle, then put to use or replaced. Never switches."""
-        self._site.errands.run(self._inspect, resource)
+        self._care(self._inspect, resource)
+
+    def _care(self, errand: Callable[..., None], resource: Resource[R], *args: Any) -> None:
+        # Until `restore` it is in this errand's hands.
+        self._stock.cared[resource.id] = monotonic()
+        self._site.errands.run(errand, resource, *args)
 
     def _inspect(self, resource: Resource[R]) -> None:
         reason = self._judge.check(resource)

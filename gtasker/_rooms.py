@@ -45,7 +45,7 @@ class Rooms(Generic[R]):
         self.crew: Crew[R] = Crew(self.site, self.stock, self.backlog, self.outcomes)
         self.deadlocks: Deadlocks[R] = Deadlocks(self.crew)
         self.admission: Admission[R] = Admission(self.site, self.stock.records)
-        self.returning: Returning[R] = Returning(self.site, self.backlog, self.judge)
+        self.returning: Returning[R] = Returning(self.site, self.stock, self.backlog, self.judge)
         self.asking: Asking[R] = Asking(self.site, self.admission, self.stock, self.backlog, self.returning)
         self.lending: Lending[R] = Lending(self.site, self.backlog, self.judge, self.asking, self.returning)
         self.watch: Watch[R] = Watch(self.site, self.crew)

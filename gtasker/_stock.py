@@ -50,13 +50,13 @@ class Stock(Generic[R]):
         self._last_id = 0
         self._verdict: Entry | None = None  # when the backend is to be called down
         self._probe: Entry | None = None
-        self.next_attempt_at = 0.0
+        self.next_attempt_at = self._failed_at = 0.0
         self.failures = 0
-        self._failed_at = 0.0
         self.records: dict[int, Resource[R]] = {}
         self.limit: int = site.config.max_resources
         self.reserve: int = site.config.resource_pool_size
         self.owned = 0  # of the records: how many are a worker's own
+        self.cared: dict[int, float] = {}  # of the records, by number: since when an errand checks or cleans it
         self._recycled_at = -inf
         self.making: dict[int, float] = {}  # by number: since when `on_create` is under way
         self.unmaking: dict[int, tuple[Resource[R], float]] = {}  # likewise `on_destroy`
@@ -144,6 +144,7 @@ class Stock(Generic[R]):
     def discard(self, resource: Resource[R], reason: DestroyReason) -> None:
         """Have it destroyed, in a greenlet of the runner's; nobody uses it. Never switches."""
         del self.records[resource.id]
+        self.cared.pop(resource.id, None)
         self.disown(resource)
         self.unmaking[resource.id] = (resource, monotonic())
         self._site.errands.run(self._destroy, resource, reason)

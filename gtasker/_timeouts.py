@@ -25,7 +25,7 @@ _KEPT = 16
 class Timeouts(Generic[T]):
     """The time-outs of one kind: `expire(who, seconds)` is called for each who waits for too long.
 
-    `has_ended(who)` says who does not wait any more. With `holds` the loop goes on while somebody waits, and not for longer.
+    `has_ended(who)` says who waits no more. With `holds` the loop goes on while somebody waits, and not for longer.
     """
 
     __slots__ = ("_lengths", "alarm", "expire", "has_ended", "holds")

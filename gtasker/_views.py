@@ -127,7 +127,7 @@ class Views(Generic[R]):
                 lifetime=lifetime,
             )
         state = ResourceState.IDLE if is_idle else ResourceState.CARED
-        age = now - resource.idle_since
+        age = now - self._stock.cared.get(resource.id, resource.idle_since)
         return ResourceInfo(resource_id=resource.id, state=state, owner=owner, age=age, lifetime=lifetime)
 
     def describe(self, resource: Resource[R], now: float) -> LeaseInfo:

@@ -6,6 +6,7 @@ Invariant: each test failed before its mend.
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import gevent
 import pytest
@@ -167,3 +168,27 @@ def test_an_abandoned_destroy_is_told_once(make_runner: MakeRunner, ledger: Ledg
     assert destroyed == [1]
     runner.stop()
     assert destroyed == [1, 2]
+
+
+def test_a_worker_that_dies_does_not_take_what_is_being_checked_with_it(
+    make_runner: MakeRunner, ledger: Ledger
+) -> None:
+    runner = make_runner(
+        worker_count=1, max_worker_count=2, resource_pool_size=1, check_resource=ledger.probe, check_idle=PATIENCE
+    ).start()
+    ledger.probing.hold()
+    runner.resize(worker_count=2, resource_pool_size=0)  # the one of the reserve is the new worker's at once
+    core: Any = runner._core
+    [newcomer] = [worker for worker in core.crew.workers if worker.gr_frame is None]
+    for record in core.stock.records.values():  # as if they had been idle for long
+        record.idle_since = record.checked_at = record.idle_since - 2 * PATIENCE
+    tasks = [runner.submit(touch, number) for number in range(2)]
+
+    newcomer.kill(block=False)  # before it has run a line
+
+    assert settles(lambda: ledger.probing.inside == 2, PATIENCE)
+    assert settles(lambda: bool(newcomer.dead), PATIENCE)
+    gevent.idle()
+    assert ledger.destroyed == 0
+    ledger.probing.release()
+    assert [task.get(PATIENCE) for task in tasks] == [0, 1]
