@@ -59,6 +59,13 @@ class Crew(Generic[R]):
         """How many there are, less those that will go when they are free."""
         return len(self.workers) - self._backlog.excess
 
+    @property
+    def idle(self) -> int:
+        """How many have a resource and nothing to do, those included whose idle resource is being checked."""
+        records, lent = self._stock.records, self._backlog.lent
+        owners = (records[number].worker for number in self._stock.cared)
+        return len(self._backlog.idle) + sum(owner is not None and owner not in lent for owner in owners)
+
     def relieve(self) -> bool:
         """All workers are stuck: hire one more, if bursting may; say whether. Never switches."""
         if self.scaling is None or len(self.workers) >= self.maximum or self.closed or not self._stock.room():
@@ -177,7 +184,7 @@ class Crew(Generic[R]):
         oldest = backlog.tasks.oldest()
         arrivals, completions = self._site.meter.rates(now)
         begun = min(len(backlog.tasks), backlog.about_to_serve)  # as good as
-        idle = len(backlog.idle) - begun
+        idle = self.idle - begun
         return Load(
             backlog=len(backlog.tasks) - begun,
             oldest_wait=now - oldest if oldest is not None else 0.0,

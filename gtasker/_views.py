@@ -43,7 +43,7 @@ class Views(Generic[R]):
             base_workers=crew.base,
             active_workers=stock.owned,
             burst_workers=max(0, workers - crew.base),
-            busy_workers=max(0, stock.owned - len(backlog.idle)),
+            busy_workers=max(0, stock.owned - crew.idle),
             queued_tasks=len(backlog.tasks) - urgent,
             priority_tasks=urgent,
             delayed_tasks=len(backlog.delayed),

@@ -105,6 +105,18 @@ def test_gauges_never_go_below_zero_and_come_back_to_rest(make_runner: MakeRunne
     assert (stats.queued_tasks, stats.priority_tasks, stats.delayed_tasks, stats.waiting_leases) == (0, 0, 0, 0)
 
 
+def test_a_reset_after_a_loan_keeps_its_worker_busy(make_runner: MakeRunner, ledger: Ledger) -> None:
+    ledger.resetting.hold()
+    runner = make_runner(worker_count=1, max_worker_count=1, resource_pool_size=0, reset=ledger.reset).start()
+
+    assert runner.run_task(touch, "value") == "value"
+    eventually(lambda: ledger.resetting.inside == 1)
+
+    assert runner.stats().busy_workers == 1
+    ledger.resetting.release()
+    eventually(lambda: runner.stats().busy_workers == 0)
+
+
 def test_delayed_creating_and_abandoned_show(make_runner: MakeRunner, ledger: Ledger, stubborn: Stubborn) -> None:
     runner = make_runner(worker_count=2, resource_pool_size=0, retry_backoff=(1000.0, 1000.0)).start()
     deaf = runner.submit(stubborn)

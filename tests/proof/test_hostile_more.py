@@ -12,7 +12,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from gtasker import Priority, Runner
+from gtasker import Load, Priority, ResourceState, Runner
 from gtasker.errors import StartError, TaskTimeoutError
 from gtasker.events import ResourceCreateFailed, ResourceDestroyed, RunnerEvent, TaskTimedOut
 from tests.conftest import MakeRunner
@@ -192,3 +192,26 @@ def test_a_worker_that_dies_does_not_take_what_is_being_checked_with_it(
     assert ledger.destroyed == 0
     ledger.probing.release()
     assert [task.get(PATIENCE) for task in tasks] == [0, 1]
+
+
+def test_a_check_that_keeps_a_resource_alive_makes_nobody_busy(make_runner: MakeRunner, ledger: Ledger) -> None:
+    loads: list[Load] = []
+
+    class Rule:
+        def decide(self, load: Load) -> int:
+            loads.append(load)
+            return 0
+
+    ledger.probing.hold()
+    checks = {"check_resource": ledger.probe, "check_idle": PATIENCE, "keepalive": 0.01}
+    runner = make_runner(**ONE, **checks, scaling=Rule(), burst_interval=0.01).start()
+
+    assert settles(lambda: ledger.probing.inside == 1, PATIENCE)
+    loads.clear()
+    assert settles(lambda: bool(loads), PATIENCE)
+
+    assert [info.state for info in runner.resources()] == [ResourceState.CARED]
+    assert (runner.stats().active_workers, runner.stats().busy_workers) == (1, 0)
+    assert (loads[0].busy_workers, loads[0].idle_workers) == (0, 1)
+    ledger.probing.release()
+    assert settles(lambda: [info.state for info in runner.resources()] == [ResourceState.IDLE], PATIENCE)
