@@ -112,7 +112,9 @@ class Upkeep(Generic[R]):
         """
         now = monotonic()
         idle = [*self._backlog.spare, *(worker.resource for worker in self._backlog.idle)]
-        checking = sum(call.what == "check_resource" for call in self._calls.running)
+        # What is abandoned may never come back, and is not idle any more: it is in neither number.
+        checks = [call for call in self._calls.running if call.what == "check_resource" and call.abandoned_at is None]
+        checking = len(checks)
         self._may_check = max(0, (len(idle) + checking + 1) // 2 - checking)
         for resource in idle:
             self._look_after(resource, now)

@@ -215,3 +215,24 @@ def test_a_check_that_keeps_a_resource_alive_makes_nobody_busy(make_runner: Make
     assert (loads[0].busy_workers, loads[0].idle_workers) == (0, 1)
     ledger.probing.release()
     assert settles(lambda: [info.state for info in runner.resources()] == [ResourceState.IDLE], PATIENCE)
+
+
+def test_abandoned_checks_do_not_end_the_checks_of_the_others(make_runner: MakeRunner, ledger: Ledger) -> None:
+    returns = Event()
+    checked: list[int] = []
+
+    def check(resource: LedgerResource) -> bool:
+        while resource.number <= 2 and not returns.is_set():
+            with contextlib.suppress(BaseException):
+                returns.wait()
+        checked.append(resource.number)
+        return True
+
+    checks = {"check_resource": check, "check_idle": PATIENCE, "keepalive": 0.04, "hook_timeout": 0.05}
+    runner = make_runner(worker_count=2, max_worker_count=2, resource_pool_size=2, **checks).start()
+    assert settles(lambda: runner.stats().abandoned == 2, PATIENCE)
+    checked.clear()
+
+    assert settles(lambda: {3, 4} <= {*checked}, PATIENCE)
+    returns.set()
+    assert settles(lambda: runner.stats().live_resources == 4 and ledger.destroyed == 2, PATIENCE)
