@@ -4,6 +4,9 @@ Invariant: it is said only when it is certain. A worker that is idle, caring for
 so may one that wants a resource, unless those who hold all there may be are stuck; and so may one whose attempt, or
 what it waits for, has a deadline. A crew that may still grow does so instead, and the last worker that is not stuck is
 not let go.
+
+A `gevent.Timeout` of the user's own around a wait does not count, for nobody can see it: the loop does not list its
+timers, and a `with` keeps the Timeout where no frame shows it. The error says which time-out does count.
 """
 
 from __future__ import annotations
@@ -56,7 +59,8 @@ class Deadlocks(Generic[R]):
     def _error(self, worker: Any, task: Task[Any]) -> WouldDeadlockError:
         waiting, awaited, number = name_of(worker.attempt.fn), name_of(task.fn), len(self._crew.workers)
         return WouldDeadlockError(
-            f"{waiting} waits for {awaited}, and so do all {number} workers for tasks that only they could run"
+            f"{waiting} waits for {awaited}, and so do all {number} workers for tasks that only they could run "
+            f"(with timeout= a wait ends by itself)"
         )
 
     def _is_certain(self, current: Worker[R], task: Task[Any]) -> bool:

@@ -125,7 +125,8 @@ class MaxRetriesExceededError(TaskError):
 class WouldDeadlockError(TaskError):
     """Every worker waits, without a time-out, for a task that only they could run.
 
-    Give the inner call a `timeout`, run it with `run_task`, or send it to a runner of its own.
+    Give the inner call a `timeout`, run it with `run_task`, or send it to a runner of its own. A `gevent.Timeout` of
+    your own around the call, or a kill to come, cannot be seen: it would end the wait, but the error comes first.
     """
 
 

@@ -13,7 +13,7 @@ import pytest
 from gevent.event import Event
 
 from gtasker import Load, Priority, ResourceState, Runner
-from gtasker.errors import StartError, TaskTimeoutError
+from gtasker.errors import StartError, TaskTimeoutError, WouldDeadlockError
 from gtasker.events import ResourceCreateFailed, ResourceDestroyed, RunnerEvent, TaskTimedOut
 from tests.conftest import MakeRunner
 from tests.ledger import PATIENCE, HeldTask, Ledger, LedgerResource, touch
@@ -236,3 +236,14 @@ def test_abandoned_checks_do_not_end_the_checks_of_the_others(make_runner: MakeR
     assert settles(lambda: {3, 4} <= {*checked}, PATIENCE)
     returns.set()
     assert settles(lambda: runner.stats().live_resources == 4 and ledger.destroyed == 2, PATIENCE)
+
+
+def test_who_would_wait_for_ever_is_told_which_time_out_counts(make_runner: MakeRunner) -> None:
+    runner = make_runner(**ONE).start()
+
+    def wait_within(_resource: LedgerResource) -> None:
+        with gevent.Timeout(PATIENCE):
+            runner.queue_task(touch, "inner")
+
+    with pytest.raises(WouldDeadlockError, match="timeout="):
+        runner.queue_task(wait_within)
