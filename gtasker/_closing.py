@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Generic, TypeVar
+from weakref import ref
 
 from gevent.event import Event
 from greenlet import getcurrent
@@ -50,7 +51,8 @@ class _HolderStrike:
     def wake(self) -> None:
         holder = self._holder
         if self._resource.holder is holder and not holder.dead:
-            self._resource.struck = True
+            # Nobody else keeps it: it is there for as long as the holder is at it.
+            self._resource.struck = ref(self._error)
             holder.throw(self._error)
             self._then()  # it may have ended by this, and left its loan out
 
@@ -74,6 +76,7 @@ class Closing(Generic[R]):
         self._began_at = 0.0
         self._before = (0, 0, 0)
         self._give_up_at: float | None = None
+        self._last_call_at = 0.0  # when everybody who still runs is interrupted again
         self._alarm: Entry | None = None
         self.report: ShutdownReport | None = None
         # Wired by the core:
@@ -151,8 +154,8 @@ class Closing(Generic[R]):
             if self._alarm is not None:
                 self._alarm.cancel()
             self._alarm = site.deadlines.at(give_up_at, self.nudge)
-            if timeout > 0:
-                site.housekeeping.after(min(1.0, timeout / 2), self._insist)
+            self._last_call_at = give_up_at - min(1.0, timeout / 4)
+            self._insist_later(min(1.0, timeout / 2))
         self._stock.closed = True
         self._stock.closing_reason = DestroyReason.KILLED
         self.reclaim_leaks()
@@ -174,17 +177,27 @@ class Closing(Generic[R]):
                 if begun is not None:
                     self._outcomes.cancel(begun, error())
         for resource in self._stock.records.values():
-            if resource.holder is not None and not resource.struck and resource.holder not in self._crew.greenlets:
+            if resource.holder is not None and resource.struck is None and resource.holder not in self._crew.greenlets:
                 self._site.turn.soon(_HolderStrike(resource, error(), self.nudge))
         self._calls.interrupt_all("the runner was killed", spared=("on_destroy",))
 
-    def _insist(self) -> None:
-        # Code that catches `Exception` has survived a RunnerKilledError; this it does not catch.
-        for worker, (task, _) in tuple(self._outcomes.struck.items()):
-            self._site.turn.soon(Strike(worker, task, Interrupt("the runner was killed"), self._outcomes.struck))
+    def _insist_later(self, pause: float) -> None:
+        if pause > 0:
+            at = min(monotonic() + pause, self._last_call_at)
+            self._site.housekeeping.at(at, lambda: self._insist(pause))
+
+    def _insist(self, pause: float) -> None:
+        # Code that catches `Exception` has survived a RunnerKilledError; this it does not catch. Who is still at what
+        # was thrown into him, in a clean-up, is left to it until the time is nearly up.
+        is_last, struck = monotonic() >= self._last_call_at, self._outcomes.struck
+        for worker, (task, _, thrown) in tuple(struck.items()):
+            if is_last or thrown() is None:
+                self._site.turn.soon(Strike(worker, task, Interrupt("the runner was killed"), struck))
         for resource in self._stock.records.values():
-            if resource.holder is not None and resource.struck:
+            if resource.holder is not None and resource.struck and (is_last or resource.struck() is None):
                 self._site.turn.soon(_HolderStrike(resource, Interrupt("the runner was killed"), self.nudge))
+        if not is_last:
+            self._insist_later(pause)
 
     def _close_unopened(self) -> None:
         self.on_state(self._site.life.move(State.CLOSED))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from math import inf
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import ref
 
 if TYPE_CHECKING:
     from gtasker._events import DestroyReason
@@ -59,7 +60,7 @@ class Resource(Generic[R]):
         self.holder: Any = None  # the greenlet that has it on loan
         self.call: Any = None  # what it has it for: the callable of run_task, or the lease
         self.taken_at = 0.0
-        self.struck = False  # something of ours was thrown into the holder
+        self.struck: ref[BaseException] | None = None  # what of ours was thrown into the holder
         self.warned = False  # its long use was reported
         self.stack: Any = None  # where it was taken
 

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
+from weakref import ref
 
 from greenlet import getcurrent
 
@@ -43,11 +44,14 @@ class Attempting(Protocol):
         """Switch to it and raise there."""
 
 
-Struck = dict[Attempting, tuple[Task[Any], float]]
+Struck = dict[Attempting, tuple[Task[Any], float, ref[BaseException]]]
 
 
 class Strike:
-    """The interruption of one attempt, on its way through the hub."""
+    """The interruption of one attempt, on its way through the hub.
+
+    What is thrown is an object of its own, that nobody else keeps: it is there for as long as the attempt is at it.
+    """
 
     __slots__ = ("_error", "_struck", "_task", "_worker")
 
@@ -62,8 +66,10 @@ class Strike:
         worker = self._worker
         if worker.attempt is self._task:
             worker.struck = self._error
-            self._struck.setdefault(worker, (self._task, monotonic()))
-            worker.throw(self._error)
+            thrown = type(self._error)(*self._error.args)
+            _, since, _ = self._struck.get(worker, (None, monotonic(), None))
+            self._struck[worker] = (self._task, since, ref(thrown))
+            worker.throw(thrown)
 
 
 class Outcomes(Owner, Generic[R]):
@@ -80,7 +86,7 @@ class Outcomes(Owner, Generic[R]):
         # Whether attempts are to be told to `begin`.
         self.is_watched = site.config.task_timeout is not None or site.config.hub_blocked_after is not None
         self.callbacks = 0  # done-callbacks that have not returned
-        self.struck: Struck = {}  # interrupted attempts that have not ended, and since when
+        self.struck: Struck = {}  # interrupted attempts that have not ended, since when, and by what last
         # Wired by the core:
         self.on_answer: Callable[[], object] | None = None  # while the runner is closing
         self.on_begin: Callable[[Task[Any]], object] = lambda task: None
@@ -271,7 +277,7 @@ class Outcomes(Owner, Generic[R]):
     def given_up(self) -> int:
         """How many attempts were interrupted `PATIENCE` seconds ago or longer, and still go on."""
         due = monotonic() - PATIENCE
-        return sum(since <= due for _, since in self.struck.values())
+        return sum(since <= due for _, since, _ in self.struck.values())
 
     def _call(self, callback: Callable[[Task[Any]], object], task: Task[Any]) -> None:
         try:

@@ -48,9 +48,9 @@ class Returning(Generic[R]):
                 meter.mark(now)
             if len(meter.runs) >= FOLD_AT:
                 meter.fold()
-        struck = resource.struck
+        struck = resource.struck is not None
         resource.holder = resource.call = resource.stack = None
-        resource.struck = resource.warned = False
+        resource.struck, resource.warned = None, False
         if self._site.listening:
             self._site.emit(LeaseReturned, resource_id=resource.id, held=now - resource.taken_at)
         if discarded:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -940,6 +941,36 @@ def test_kill_does_not_wait_longer_than_its_timeout(make_runner: MakeRunner, led
     let_go.set()
     let_run()
     ledger.abandoned = ledger.existing
+
+
+def deaf_to_exceptions(_resource: LedgerResource) -> None:
+    """Go on, whatever `Exception` comes."""
+    while True:
+        with contextlib.suppress(Exception):
+            Event().wait()
+
+
+def never_done(_resource: LedgerResource) -> None:
+    """Begin a clean-up that has no end."""
+    try:
+        Event().wait()
+    finally:
+        Event().wait()
+
+
+@pytest.mark.parametrize("work", [deaf_to_exceptions, never_done])
+@pytest.mark.parametrize("road", ["queue_task", "run_task"])
+def test_kill_ends_what_survives_an_exception(
+    make_runner: MakeRunner, road: str, work: Callable[[LedgerResource], None]
+) -> None:
+    runner = make_runner(worker_count=1, resource_pool_size=1).start()
+    user = gevent.spawn(getattr(runner, road), work)
+    eventually(lambda: len(runner.leases()) == 1)
+
+    report = runner.kill(timeout=1.0)
+
+    assert report.abandoned == 0
+    user.join()
 
 
 def test_a_task_that_cleans_up_within_the_timeout_is_waited_for(make_runner: MakeRunner) -> None:

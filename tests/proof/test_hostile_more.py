@@ -247,3 +247,38 @@ def test_who_would_wait_for_ever_is_told_which_time_out_counts(make_runner: Make
 
     with pytest.raises(WouldDeadlockError, match="timeout="):
         runner.queue_task(wait_within)
+
+
+@pytest.mark.parametrize("road", ["lease", "run_task", "queue_task"])
+def test_kill_lets_a_clean_up_end_for_which_there_is_time(make_runner: MakeRunner, road: str) -> None:
+    runner = make_runner(worker_count=1, resource_pool_size=1).start()
+    begun, cleans, rolled_back = Event(), Event(), Event()
+    ends: list[str] = []
+
+    def use(_resource: LedgerResource) -> None:
+        try:
+            begun.set()
+            Event().wait()
+        finally:
+            cleans.set()
+            try:
+                rolled_back.wait()
+                ends.append("rolled back")
+            except BaseException:
+                ends.append("cut short")
+                raise
+
+    def lend() -> None:
+        with runner.lease() as resource:
+            use(resource)
+
+    gevent.spawn(lend if road == "lease" else lambda: getattr(runner, road)(use))
+    begun.wait()
+
+    killing = gevent.spawn(runner.kill, PATIENCE)
+    assert cleans.wait(PATIENCE)
+    gevent.sleep(1.2)  # long enough for whoever goes on as if nothing had been to be interrupted again
+    rolled_back.set()
+
+    assert killing.get(timeout=PATIENCE).abandoned == 0
+    assert ends == ["rolled back"]
