@@ -7,6 +7,7 @@ tells that the runner is running, unpaused, in its own thread and in its own pro
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -45,16 +46,31 @@ class Site(Generic[R]):
         self.meter = Meter()
         self.collector: Collector | None = config.collector
         self.listening = config.on_event is not None
+        self._untold: deque[RunnerEvent] = deque()
+        self._will_tell = False
         self.faults = 0  # of hooks and listeners of the user's
 
     def emit(self, event: type[RunnerEvent], **fields: Any) -> None:
-        """Tell `on_event`; only to be called if `listening`, and after the change it tells of."""
+        """Have `on_event` told soon; only to be called if `listening`, after the change it tells of. Never switches.
+
+        Soon, for the listener may call the runner back, and who emits may be in the middle of more than this change.
+        """
+        self._untold.append(event(at=monotonic(), runner=self.config.name, **fields))
+        if not self._will_tell:
+            self._will_tell = True
+            self.turn.soon(self)
+
+    def wake(self) -> None:
+        """Tell `on_event` what has happened. Called in the hub, or where else nothing of the runner's is under way."""
+        self._will_tell = False
         listener = self.config.on_event
-        assert listener is not None
-        try:
-            listener(event(at=monotonic(), runner=self.config.name, **fields))
-        except BaseException as error:  # whatever it raises, it is told after a fact, which stands
-            self.fault("on_event", error)
+        for _ in range(len(self._untold)):  # what comes of these calls is told in the next turn
+            if listener is None or not self._untold:
+                return
+            try:
+                listener(self._untold.popleft())
+            except BaseException as error:  # whatever it raises, it is told after a fact, which stands
+                self.fault("on_event", error)
 
     def collect(self, record: str, *times: Any) -> None:
         """Tell the collector of the user's, if there is one."""

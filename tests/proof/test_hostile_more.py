@@ -6,6 +6,7 @@ Invariant: each test failed before its mend.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -14,7 +15,7 @@ from gevent.event import Event
 
 from gtasker import Load, Priority, ResourceState, Runner
 from gtasker.errors import StartError, TaskTimeoutError, WouldDeadlockError
-from gtasker.events import ResourceCreateFailed, ResourceDestroyed, RunnerEvent, TaskTimedOut
+from gtasker.events import ResourceCreateFailed, ResourceCreating, ResourceDestroyed, RunnerEvent, TaskTimedOut
 from tests.conftest import MakeRunner
 from tests.ledger import PATIENCE, HeldTask, Ledger, LedgerResource, touch
 from tests.proof._world import settles
@@ -282,3 +283,40 @@ def test_kill_lets_a_clean_up_end_for_which_there_is_time(make_runner: MakeRunne
 
     assert killing.get(timeout=PATIENCE).abandoned == 0
     assert ends == ["rolled back"]
+
+
+class Once:
+    """A listener that calls back once, when the first resource is being made after it was armed."""
+
+    def __init__(self) -> None:
+        self.call: Callable[[], object] | None = None
+
+    def __call__(self, event: RunnerEvent) -> None:
+        if self.call is not None and isinstance(event, ResourceCreating):
+            call, self.call = self.call, None
+            call()
+
+
+def test_a_listener_may_recycle_while_all_is_recycled(make_runner: MakeRunner, ledger: Ledger) -> None:
+    listener = Once()
+    runner = make_runner(worker_count=2, resource_pool_size=2, on_event=listener).start()
+
+    listener.call = runner.recycle
+    runner.recycle()
+
+    assert settles(lambda: listener.call is None, PATIENCE)
+    assert settles(lambda: runner.stats().available_resources == runner.stats().active_workers == 2, PATIENCE)
+    assert min(ledger.live) > 4
+
+
+def test_a_listener_may_shrink_what_is_growing(make_runner: MakeRunner) -> None:
+    listener = Once()
+    runner = make_runner(**ONE, on_event=listener).start()
+
+    listener.call = lambda: runner.resize(worker_count=1, max_worker_count=1)
+    runner.resize(worker_count=4, max_worker_count=4)
+
+    assert settles(lambda: listener.call is None, PATIENCE)
+    assert runner.bounds().max_workers == 1
+    assert settles(lambda: runner.stats().active_workers == 1, PATIENCE)
+    assert runner.stats().burst_workers == 0
