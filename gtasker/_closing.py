@@ -204,9 +204,10 @@ class Closing(Generic[R]):
         self.report = ShutdownReport(finished=0, failed=0, cancelled=0, abandoned=0, duration=0.0, complete=True)
         self._closed.set()
         self.on_closed()
-        self._site.wake()
+        self._site.tell()
 
     def _wait(self, is_inside: bool) -> ShutdownReport:
+        self._site.tell()
         if self.report is None and not is_inside and getcurrent() is not self._site.hub:
             self._closed.wait()
         return self.report if self.report is not None else self._account(complete=False)
@@ -271,7 +272,7 @@ class Closing(Generic[R]):
         site.turn.leave(self._backlog)
         self.on_state(site.life.move(State.CLOSED))
         self.on_closed()
-        site.wake()  # whoever waits for the end has been told of it when he goes on
+        site.tell()  # whoever waits for the end has been told of it when he goes on
         # Not at once: by then this greenlet has ended too, and nothing of the runner is left in the loop.
         site.hub.loop.run_callback(self._closed.set)
         if self.report.abandoned:

@@ -91,6 +91,7 @@ class Core(Rooms[R]):
             self.backlog.attendants -= 1
             if entry is not None:
                 entry.cancel()
+            self.site.tell()
         if self.is_undone:  # by another caller of `start`, who was told first
             raise StartError(self._why_not_ready(timeout)) from self._create_error
         self._check_open()
@@ -137,6 +138,7 @@ class Core(Rooms[R]):
             self.backlog.paused = True
             self.outcomes.refresh()
             self._on_state(before)
+            self.site.tell()
 
     def resume(self) -> None:
         """Go on after `pause`. Never switches."""
@@ -148,6 +150,7 @@ class Core(Rooms[R]):
             self.outcomes.refresh()
             self.backlog.dispatch()
             self._on_state(before)
+            self.site.tell()
 
     def resize(self, base: int | None, maximum: int | None, reserve: int | None, limit: int | None) -> None:
         """Want other numbers from now on; shrinking interrupts nothing. Never switches."""
@@ -169,6 +172,7 @@ class Core(Rooms[R]):
             self.upkeep.shrink(at_once=True)
             self.stock.supply()
             self.deadlocks.reconsider()
+            self.site.tell()
         else:
             self.crew.base, self.crew.maximum = checked.worker_count, checked.max_worker_count
 
@@ -183,6 +187,7 @@ class Core(Rooms[R]):
         self.stock.recycle()
         self.upkeep.look_after_idle()
         self.backlog.dispatch()
+        self.site.tell()
 
     def purge(self, key: Any) -> int:
         """Cancel the tasks that wait, or those with this key; say how many. Never switches."""
@@ -192,6 +197,7 @@ class Core(Rooms[R]):
             tasks = [task for task in tasks if task.extras is not None and task.extras.key == key]
         purged = sum(self.outcomes.cancel(task) for task in tasks)
         self.backlog.dispatch()
+        self.site.tell()
         return purged
 
     def forget(self) -> None:

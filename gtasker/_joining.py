@@ -127,6 +127,10 @@ class Joining(Owner, Generic[R]):
         """Take back `begin_wait`. Never switches."""
         self._outcomes.end_wait()
 
+    def tell(self) -> None:
+        """Tell `on_event` what has happened. Never switches."""
+        self._outcomes.tell()
+
     def _leave(self, handle: Joined[Any], withdraw: Callable[[Task[Any]], object]) -> bool:
         name = name_of(handle.fn)
         shared = handle.shared

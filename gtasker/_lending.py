@@ -64,6 +64,8 @@ class Lease(Generic[R]):
             except BaseException:
                 self._is_entered = False
                 raise
+            finally:
+                self._lending.site.tell()
         self._is_entered = True
         self.resource = resource
         return resource.value
@@ -84,6 +86,8 @@ class Lease(Generic[R]):
         else:
             lending.returning.take_back(resource, error, monotonic(), discarded=self._discarded)
             self._discarded = False
+        if lending.site.listening:
+            lending.site.tell()
         return False
 
     def discard(self) -> None:
@@ -142,6 +146,12 @@ class Lending(Generic[R]):
         """Call `fn(resource, *args)` in this greenlet, when no resource was idle. Switches."""
         if not callable(fn):
             raise TypeError(f"a task must be callable, not {fn!r}")
+        try:
+            return self._run(fn, args, timeout)
+        finally:
+            self.site.tell()
+
+    def _run(self, fn: Any, args: tuple[Any, ...], timeout: float | None) -> Any:
         began = monotonic()
         resource = self.asking.take(Loan(Priority.HIGH), timeout, fn)
         self.meter.arrived += 1

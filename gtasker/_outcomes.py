@@ -235,6 +235,10 @@ class Outcomes(Owner, Generic[R]):
         """Take back `begin_wait`. Never switches."""
         self.on_waited()
 
+    def tell(self) -> None:
+        """Tell `on_event` what has happened. Never switches."""
+        self._site.tell()
+
     def _end(
         self, task: Task[Any], error: BaseException, state: Any = None, thrown: BaseException | None = None
     ) -> None:

@@ -47,13 +47,14 @@ class Site(Generic[R]):
         self.collector: Collector | None = config.collector
         self.listening = config.on_event is not None
         self._untold: deque[RunnerEvent] = deque()
-        self._will_tell = False
+        self._will_tell = self._is_telling = False
         self.faults = 0  # of hooks and listeners of the user's
 
     def emit(self, event: type[RunnerEvent], **fields: Any) -> None:
         """Have `on_event` told soon; only to be called if `listening`, after the change it tells of. Never switches.
 
-        Soon, for the listener may call the runner back, and who emits may be in the middle of more than this change.
+        Soon, for the listener may call the runner back, and who emits may be in the middle of more than this change: in
+        the hub, or by `tell` at the end of a user's call.
         """
         self._untold.append(event(at=monotonic(), runner=self.config.name, **fields))
         if not self._will_tell:
@@ -61,16 +62,22 @@ class Site(Generic[R]):
             self.turn.soon(self)
 
     def wake(self) -> None:
-        """Tell `on_event` what has happened. Called in the hub, or where else nothing of the runner's is under way."""
+        """Tell `on_event`, in the hub."""
         self._will_tell = False
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell `on_event` what has happened; for where no change of the runner's is under way. Never switches."""
         listener = self.config.on_event
+        if listener is None or self._is_telling:
+            return
+        self._is_telling = True
         for _ in range(len(self._untold)):  # what comes of these calls is told in the next turn
-            if listener is None or not self._untold:
-                return
             try:
                 listener(self._untold.popleft())
             except BaseException as error:  # whatever it raises, it is told after a fact, which stands
                 self.fault("on_event", error)
+        self._is_telling = False
 
     def collect(self, record: str, *times: Any) -> None:
         """Tell the collector of the user's, if there is one."""

@@ -46,8 +46,11 @@ class Submitting(Generic[R]):
 
     def queue(self, fn: Any, args: tuple[Any, ...], priority: int, once: bool, timeout: float | None, key: Any) -> Any:
         """Accept, wait for the answer, return or raise it. Switches."""
-        self._admission.enter()
-        return self.wait(self._accept(fn, args, priority, once, timeout, key))
+        try:
+            self._admission.enter()
+            return self.wait(self._accept(fn, args, priority, once, timeout, key))
+        finally:
+            self._site.tell()
 
     def submit(
         self,
@@ -60,8 +63,11 @@ class Submitting(Generic[R]):
         callback: Callable[[Task[Any]], object] | None,
     ) -> Task[Any]:
         """Accept, and return the handle. Switches only while a bounded backlog is full."""
-        self._admission.enter(blocking=False)
-        return self._accept(fn, args, priority, once, timeout, key, callback, has_handle=True)
+        try:
+            self._admission.enter(blocking=False)
+            return self._accept(fn, args, priority, once, timeout, key, callback, has_handle=True)
+        finally:
+            self._site.tell()
 
     def wait(self, task: Task[Any]) -> Any:
         """Wait for a task of the current greenlet's own; if it is thrown out, the task is withdrawn. Switches."""

@@ -51,6 +51,10 @@ class Owner:
         """Take back `begin_wait`."""
         raise NotImplementedError
 
+    def tell(self) -> None:
+        """Tell the runner's listener what a call of the user's has made happen."""
+        raise NotImplementedError
+
 
 def extras_of(task: Task[Any]) -> Extras:
     """The side object of `task`, made if it had none."""
@@ -161,7 +165,11 @@ class Task(Generic[T]):
         """
         if self.state >= DONE:
             return False
-        return self._owner().cancel(self)
+        owner = self._owner()
+        try:
+            return owner.cancel(self)
+        finally:
+            owner.tell()
 
     def add_done_callback(self, fn: Callable[[Task[T]], object]) -> None:
         """Have `fn(task)` called once it answered, in a greenlet of the runner's. Never switches.

@@ -197,13 +197,11 @@ def test_an_idle_burst_worker_goes_as_idle(make_runner: MakeRunner, recorder: Re
 
 def test_the_life_of_a_lease(make_runner: MakeRunner, recorder: Recorder) -> None:
     runner = make_runner(worker_count=1, resource_pool_size=1, on_event=recorder).start()
-    gevent.idle()
     del recorder.events[:]
 
     with runner.lease():
         gevent.sleep(0.01)
     runner.run_task(touch, 1)
-    gevent.idle()
 
     kinds = [type(event) for event in recorder.events]
     assert kinds == [LeaseRequested, LeaseGranted, LeaseReturned] * 2
@@ -322,7 +320,6 @@ def test_tasks_timed_out_cancelled_and_rejected(
         runner.submit(a_task_of_mine)
     cancelled.cancel()
     held.release()
-    gevent.idle()
 
     for kind in (TaskTimedOut, TaskCancelled, TaskRejected):
         told: list[Any] = recorder.of(kind)

@@ -150,7 +150,6 @@ def test_what_does_not_fit_is_dropped_and_counted(log: EventLog, records: Record
 def test_events_go_on_to_who_listens(make_runner: MakeRunner, log: EventLog) -> None:
     heard: list[RunnerEvent] = []
     make_runner(on_event=log.recorder(heard.append)).start()
-    gevent.idle()
 
     assert any(isinstance(event, events.StateChanged) for event in heard)
 

@@ -126,7 +126,6 @@ def test_events_fill_the_histograms_of_creation_waiting_and_use(
     for _ in range(3):
         with runner.lease():
             gevent.sleep(0.001)
-    gevent.idle()
 
     told = metrics_of(reader.get_metrics_data())
 
