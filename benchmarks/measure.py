@@ -1,13 +1,14 @@
 """Interleaved rounds: how two ways of doing the same work are compared on a noisy machine.
 
-Invariant: a ratio is the median of the ratios of rounds that ran side by side, never the ratio of two separate runs.
+Invariant: a ratio is of two that took turns in one process, each at the best of its medians, and never of two separate
+runs; its spread is that of neighbouring rounds.
 """
 
 from __future__ import annotations
 
 import gc
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -15,21 +16,24 @@ Round = Callable[[int], float]
 """Does about that many operations and returns the seconds that one of them cost."""
 
 MICRO = 1e6
+GOES = 3
+"""So often in a row the work of a round is done. The round is the median of these, and the best round stands for the
+contender: other work on the machine only ever adds time."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to look: the number of interleaved passes, and the seconds one round should take."""
+    """How long to look: the number of interleaved passes, and the seconds that one go of a round should take."""
 
     passes: int
-    round_seconds: float
+    seconds: float
     quick: bool
 
     @classmethod
     def of(cls, *, quick: bool) -> Effort:
         """Return the effort of a glance (under a minute for the whole suite) or of a full run."""
-        passes, round_seconds = (7, 0.02) if quick else (25, 0.05)
-        return cls(passes, round_seconds, quick)
+        passes, seconds = (9, 0.01) if quick else (25, 0.02)
+        return cls(passes, seconds, quick)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Series:
-    """The seconds an operation cost in each round of one contender."""
+    """The seconds that an operation cost in each round of one contender: the median of the round's goes."""
 
     name: str
     seconds: tuple[float, ...]
@@ -67,10 +71,15 @@ class Series:
     def median(self) -> float:
         return statistics.median(self.seconds)
 
+    @property
+    def best(self) -> float:
+        """The lowest: each is a median, so one lucky go decides nothing."""
+        return min(self.seconds)
+
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value with its quartiles, and the target it is held against, if any. `measure` says what it is."""
+    """A measured value with the quartiles of what it came from, and its target, if any. `measure` says what it is."""
 
     subject: str
     measure: str
@@ -81,7 +90,10 @@ class Figure:
 
     @property
     def holds(self) -> bool | None:
-        return None if self.target is None else self.target.holds(self.value)
+        """Whether the target is met, and not by luck: more than a quarter of the rounds have to say so as well."""
+        if self.target is None:
+            return None
+        return self.target.holds(self.value) and (self.target.holds(self.low) or self.target.holds(self.high))
 
 
 @dataclass
@@ -94,20 +106,22 @@ class Result:
 
     def cost(self, subject: str, against: str, target: Target | None = None) -> None:
         """Add the cost of `subject` as a multiple of the cost of `against`."""
-        ratios = [ours / theirs for ours, theirs in self._pairs(subject, against)]
-        self.figures.append(Figure(subject, f"cost / {against}", *spread(ratios), target))
+        self._compare("cost", subject, against, (self._named(subject), self._named(against)), target)
 
     def rate(self, subject: str, against: str, target: Target | None = None) -> None:
         """Add the rate of `subject` as a multiple of the rate of `against`."""
-        ratios = [theirs / ours for ours, theirs in self._pairs(subject, against)]
-        self.figures.append(Figure(subject, f"rate / {against}", *spread(ratios), target))
+        self._compare("rate", subject, against, (self._named(against), self._named(subject)), target)
 
     def fact(self, subject: str, values: Sequence[float], unit: str, target: Target | None = None) -> None:
         """Add an absolute value (bytes, an index between 0 and 1), which is no matter of the machine's speed."""
         self.facts.append(Figure(subject, unit, *spread(values), target))
 
-    def _pairs(self, subject: str, against: str) -> Iterator[tuple[float, float]]:
-        return zip(self._named(subject).seconds, self._named(against).seconds, strict=True)
+    def _compare(
+        self, what: str, subject: str, against: str, sides: tuple[Series, Series], target: Target | None
+    ) -> None:
+        above, below = sides
+        _, low, high = spread([one / other for one, other in zip(above.seconds, below.seconds, strict=True)])
+        self.figures.append(Figure(subject, f"{what} / {against}", above.best / below.best, low, high, target))
 
     def _named(self, name: str) -> Series:
         return next(series for series in self.series if series.name == name)
@@ -128,7 +142,8 @@ def interleave(contenders: Sequence[Contender], effort: Effort) -> Result:
     for number in range(effort.passes):
         for contender in contenders if number % 2 == 0 else reversed(contenders):
             gc.collect()
-            seconds[contender.name].append(contender.round(sizes[contender.name]))
+            goes = [contender.round(sizes[contender.name]) for _ in range(GOES)]
+            seconds[contender.name].append(statistics.median(goes))
     return Result(series=[Series(name, tuple(values)) for name, values in seconds.items()])
 
 
@@ -140,13 +155,13 @@ def timed(work: Callable[[], object], operations: int) -> float:
 
 
 def _size(contender: Contender, effort: Effort) -> int:
-    """Return how many operations fill a round; the trial rounds warm the contender up."""
+    """Return how many operations fill one go; the trials warm the contender up."""
     if contender.operations is not None:
         contender.round(max(1, contender.operations // 10))
         return contender.operations
     operations = contender.at_least
     while True:
         seconds = contender.round(operations)
-        if seconds * operations >= effort.round_seconds / 4:
-            return max(contender.at_least, int(effort.round_seconds / seconds))
+        if seconds * operations >= effort.seconds / 4:
+            return max(contender.at_least, int(effort.seconds / seconds))
         operations *= 4
