@@ -5,6 +5,7 @@ Invariant: the companion works only while a round is asked of it, and ends with 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import subprocess
@@ -41,6 +42,7 @@ def main() -> None:
     )
     with context(**arguments) as round_:
         for line in sys.stdin:
+            gc.collect()
             print(repr(round_(int(line))), flush=True)
 
 

@@ -32,11 +32,19 @@ class PsycopgPool:
             def connect(cls, conninfo: str = "", **_: Any) -> Dressed:
                 return cls(server)
 
-        check = _check if checked else None
         self._pool: ConnectionPool[Any] = ConnectionPool(
-            "", connection_class=Dressed, min_size=size, max_size=size, open=False, check=check
+            "",
+            connection_class=Dressed,
+            min_size=size,
+            max_size=size,
+            open=False,
+            check=_check if checked else None,
+            **self._options(),
         )
         self._pool.open(wait=True)
+
+    def _options(self) -> dict[str, Any]:
+        return {}
 
     def use(self, work: Callable[[Connection], T], timeout: float) -> T:
         with self._pool.connection(timeout=timeout) as connection:
@@ -50,6 +58,15 @@ class PsycopgPool:
 
     def close(self) -> None:
         self._pool.close()
+
+
+class ResettingPsycopgPool(PsycopgPool):
+    """With a `reset`, which its own workers call after each use; the context manager's commit comes on top."""
+
+    name: ClassVar[str] = "psycopg_pool, reset hook"
+
+    def _options(self) -> dict[str, Any]:
+        return {"reset": Connection.rollback}
 
 
 class _Psycopg(Connection):

@@ -9,10 +9,11 @@ from contextlib import ExitStack
 
 from benchmarks.greedy import contend
 from benchmarks.measure import Contender, Effort, Result, Round, Target, interleave
-from benchmarks.rivals.gtasker import Lease
-from benchmarks.rivals.pool import Pool
-from benchmarks.rivals.psycopg_pool import PsycopgPool
+from benchmarks.rivals.gtasker import BareLease, Lease
+from benchmarks.rivals.pool import Kind, Pool
+from benchmarks.rivals.psycopg_pool import PsycopgPool, ResettingPsycopgPool
 from benchmarks.rivals.sqlalchemy import SQLAlchemyPool
+from benchmarks.rows.lending import OURS, RESET
 from benchmarks.world import Server
 
 GREENLETS = 100
@@ -21,21 +22,24 @@ SIZE = 4
 
 def greedy(effort: Effort) -> Result:
     """Measure rate and fairness. Switches."""
-    seconds = 0.1 if effort.quick else 0.4
+    seconds = 0.05 if effort.quick else 0.15
     shares: dict[str, list[float]] = {}
+    kinds: dict[str, Kind] = {OURS: BareLease, RESET: Lease}
+    kinds |= {kind.name: kind for kind in (PsycopgPool, ResettingPsycopgPool, SQLAlchemyPool)}
     with ExitStack() as stack:
-        pools: list[Pool] = [kind(Server(connect_delay=0.0), SIZE) for kind in (Lease, PsycopgPool, SQLAlchemyPool)]
-        for pool in pools:
+        contenders = []
+        for name, kind in kinds.items():
+            pool = kind(Server(connect_delay=0.0), SIZE)
             stack.callback(pool.close)
-        contenders = [
-            Contender(pool.name, _fights(pool, seconds, shares.setdefault(pool.name, [])), operations=1)
-            for pool in pools
-        ]
+            fights = _fights(pool, seconds, shares.setdefault(name, []))
+            contenders.append(Contender(name, fights, operations=1))
         result = interleave(contenders, effort)
-    result.rate(Lease.name, PsycopgPool.name, Target(3.0, at_least=True))
-    result.rate(Lease.name, SQLAlchemyPool.name)
+    result.rate(OURS, PsycopgPool.name, Target(3.0, at_least=True))
+    result.rate(OURS, SQLAlchemyPool.name)
+    for name in (ResettingPsycopgPool.name, PsycopgPool.name, SQLAlchemyPool.name):
+        result.rate(RESET, name)
     for name, indices in shares.items():
-        result.fact(name, indices, "Jain index", Target(0.99, at_least=True) if name == Lease.name else None)
+        result.fact(name, indices, "Jain index", Target(0.99, at_least=True) if name in (OURS, RESET) else None)
     return result
 
 

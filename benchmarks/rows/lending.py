@@ -14,7 +14,7 @@ from benchmarks.measure import Contender, Effort, Result, Round, Target, interle
 from benchmarks.ours import noop, running
 from benchmarks.rivals.gtasker import BareLease, Lease
 from benchmarks.rivals.pool import Kind, Pool
-from benchmarks.rivals.psycopg_pool import PsycopgPool
+from benchmarks.rivals.psycopg_pool import PsycopgPool, ResettingPsycopgPool
 from benchmarks.rivals.redis import RedisPool
 from benchmarks.rivals.sqlalchemy import SQLAlchemyPool
 from benchmarks.world import Server
@@ -22,6 +22,8 @@ from benchmarks.world import Server
 SIZE = 4
 SWITCHES = "raw greenlet switch pair"
 OURS = "gtasker lease"
+RESET = "gtasker lease, reset hook"
+"""The hook does what a pool's own clean-up does: it ends the transaction."""
 
 
 def run_task(effort: Effort) -> Result:
@@ -59,25 +61,29 @@ def lease(effort: Effort) -> Result:
 def lease_beside_pools(effort: Effort) -> Result:
     """Measure a lease against the check-out and return of the pools, over connections that do nothing. Switches."""
     targets = {PsycopgPool.name: 0.10, SQLAlchemyPool.name: 0.08, RedisPool.name: 0.25}
-    kinds: list[Kind] = [BareLease, Lease, PsycopgPool, SQLAlchemyPool, RedisPool]
+    kinds: dict[str, Kind] = {OURS: BareLease, RESET: Lease}
+    kinds |= {kind.name: kind for kind in (PsycopgPool, ResettingPsycopgPool, SQLAlchemyPool, RedisPool)}
     with ExitStack() as stack:
-        pools: list[Pool] = [kind(Server(connect_delay=0.0), SIZE) for kind in kinds]
-        for pool in pools:
+        contenders = []
+        for name, kind in kinds.items():
+            pool = kind(Server(connect_delay=0.0), SIZE)
             stack.callback(pool.close)
-        result = interleave([Contender(pool.name, _cycles(pool)) for pool in pools], effort)
+            contenders.append(Contender(name, _cycles(pool)))
+        result = interleave(contenders, effort)
     for name, bound in targets.items():
-        result.cost(BareLease.name, name, Target(bound))
-        result.cost(Lease.name, name)
+        result.cost(OURS, name, Target(bound))
+    for name in (ResettingPsycopgPool.name, *targets):
+        result.cost(RESET, name)
     return result
 
 
 def switch_pairs() -> Contender:
     """A switch from this greenlet to another one and straight back."""
-    here = getcurrent()
+    switch_here = getcurrent().switch
 
     def back() -> None:
         while True:
-            here.switch()
+            switch_here()
 
     there = greenlet(back)
 

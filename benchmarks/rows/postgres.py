@@ -19,14 +19,14 @@ from sqlalchemy import create_engine
 
 from benchmarks.crowds import by_callers
 from benchmarks.elsewhere import elsewhere
-from benchmarks.measure import Contender, Effort, Result, Target, interleave
+from benchmarks.measure import Contender, Effort, Result, Round, Target, interleave, timed
 from gtasker import Runner
 from gtasker.integrations.psycopg2 import make_cooperative, resource
 from gtasker.testing.postgres import ThrowAwayPostgres
 
 GREENLETS, CONNECTIONS = 100, 10
 LIMIT = "psycopg2 + bare LifoQueue"
-QUEUE, LEASE = "gtasker queue_task", "gtasker lease"
+QUEUE, LEASE, MAP = "gtasker queue_task", "gtasker lease", "gtasker map, fed in a batch"
 BARE = ", bare connections"
 """Ours without the integration for psycopg2: no look at the socket before a use, no reset after it, no cancel."""
 PSYCOPG_POOL, SQLALCHEMY = "psycopg_pool", "SQLAlchemy engine"
@@ -56,6 +56,7 @@ def select_one(effort: Effort) -> Result:
         contenders = [
             Contender(name, by_callers(call, GREENLETS), at_least=GREENLETS * 10) for name, call in selects.items()
         ]
+        contenders.append(Contender(MAP, _mapped(whole), at_least=GREENLETS * 10))
         for name, function, options in (
             (EXECUTOR + THREADS, "threads:selecting", {"callers": GREENLETS}),
             (EXECUTOR + BATCH, "threads:selecting_batch", {}),
@@ -69,8 +70,8 @@ def select_one(effort: Effort) -> Result:
         result.rate(ours, PSYCOPG_POOL, Target(3.0, at_least=True))
         result.rate(ours, SQLALCHEMY, Target(1.5, at_least=True))
         result.rate(ours, EXECUTOR, Target(1.3, at_least=True))
-        result.rate(ours, EXECUTOR + THREADS)
-        result.rate(ours, EXECUTOR + BATCH)
+        result.rate(ours, EXECUTOR + THREADS, Target(1.3, at_least=True))
+    result.rate(MAP, EXECUTOR + BATCH)
     return result
 
 
@@ -108,6 +109,14 @@ def _close(connection: Any) -> None:
 def _leased(runner: Runner[Any]) -> object:
     with runner.lease() as connection:
         return select(connection)
+
+
+def _mapped(runner: Runner[Any]) -> Round:
+    return lambda operations: timed(lambda: runner.map(_select_for, range(operations)), operations)
+
+
+def _select_for(connection: Any, _: int) -> object:
+    return select(connection)
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def _beside_all(effort: Effort, callers: int, target: Target) -> Result:
             "ThreadPoolExecutor, patched": lambda: executor.submit(noop, None).result(),
             "gevent ThreadPool.apply": partial(threads.apply, noop, (None,)),
         }
-        least = callers * (5 if effort.quick else 20)  # so that spawning the callers is not what is measured
+        least = callers * (5 if effort.quick else 10)  # so that spawning the callers is not what is measured
         contenders = [Contender(name, by_callers(call, callers), at_least=least) for name, call in calls.items()]
         if callers <= MOST_THREADS:
             real = stack.enter_context(elsewhere("threads:calling", workers=WORKERS, callers=callers))
