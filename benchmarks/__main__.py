@@ -24,9 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = (
         [catalogue.named(name) for name in options.only]
         if options.only
-        else [row for row in catalogue.ROWS if not row.big]
+        else [row for row in catalogue.ROWS if not (row.big and options.quick)]
     )
-    surroundings = machine.describe(RIVALS)
+    words = ["python -m benchmarks", *(["--quick"] if options.quick else [])]
+    words += [f"--only {name}" for name in options.only or ()]
+    origin = report.Origin(" ".join(words), options.quick, machine.describe(RIVALS))
     results: dict[str, Result | str] = {}
     for row in rows:
         print(f"{row.name} ...", end=" ", file=sys.stderr, flush=True)
@@ -34,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results[row.name] = outcome = _run(row, quick=options.quick)
         said = outcome if isinstance(outcome, str) else "done"
         print(f"{said}, {monotonic() - began:.1f} s", file=sys.stderr, flush=True)
-    print(report.markdown(results, surroundings))
-    paths = report.write(options.output, results, surroundings)
+    print(report.markdown(results, origin))
+    paths = report.write(options.output, results, origin)
     print(f"written: {', '.join(map(str, paths))}", file=sys.stderr)
     return _judge(results) if options.check else 0
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from benchmarks import catalogue
 from benchmarks.measure import MICRO, Figure, Result, Series, Target
 
 PREFACE = """\
-A ratio is the median, with its quartiles, over interleaved rounds of one process. *cost / X* below 1 is cheaper than X,
-*rate / X* above 1 is faster than X."""
+*cost / X* below 1 is cheaper than X, *rate / X* above 1 is faster than X. A ratio is that of the best rounds of both,
+interleaved in one process, each round a median; the quartiles are those of the ratios of neighbouring rounds, with the
+machine's slow moments."""
+GLANCE = "A glance: fewer and shorter rounds, smaller depths. Not for figures."
 
 Results = Mapping[str, Result | str]
 """What each row found, by its name; a string says why a row found nothing."""
@@ -37,20 +39,33 @@ def decode(text: str) -> Result:
     )
 
 
-def write(directory: Path, results: Results, machine: Mapping[str, str]) -> tuple[Path, Path]:
+@dataclass(frozen=True)
+class Origin:
+    """What a table came from: the command that made it, whether that was but a glance, and the machine."""
+
+    command: str
+    is_glance: bool
+    machine: Mapping[str, str]
+
+
+def write(directory: Path, results: Results, origin: Origin) -> tuple[Path, Path]:
     """Write `benchmarks.md` and `benchmarks.json` into the directory, which is made if need be; return their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     text, data = directory / "benchmarks.md", directory / "benchmarks.json"
-    text.write_text(markdown(results, machine), encoding="utf-8")
-    data.write_text(json.dumps(_document(results, machine), indent=1) + "\n", encoding="utf-8")
+    text.write_text(markdown(results, origin), encoding="utf-8")
+    data.write_text(json.dumps(_document(results, origin), indent=1) + "\n", encoding="utf-8")
     return text, data
 
 
-def markdown(results: Results, machine: Mapping[str, str]) -> str:
-    """Return the table, the medians behind it, and the machine it was made on."""
-    lines = ["# Benchmarks", "", PREFACE, "", *_verdicts(results), ""]
+def markdown(results: Results, origin: Origin) -> str:
+    """Return the table, the medians behind it, the machine it was made on, and what was not measured."""
+    lines = ["# Table of costs", "", f"Printed by `{origin.command}`.", ""]
+    lines += [GLANCE, ""] if origin.is_glance else []
+    lines += [PREFACE, "", *_verdicts(results), ""]
+    absent = [row.title for row in catalogue.ROWS if row.name not in results]
+    lines += [f"Not measured: {'; '.join(absent)}.", ""] if absent else []
     lines += ["## What the rounds took", "", *_medians(results), ""]
-    lines += ["## Machine", "", *(f"- {name}: {value}" for name, value in machine.items()), ""]
+    lines += ["## Machine", "", *(f"- {name}: {value}" for name, value in origin.machine.items()), ""]
     return "\n".join(lines)
 
 
@@ -68,7 +83,7 @@ def missed(results: Results) -> list[str]:
 
 
 def _verdicts(results: Results) -> Iterator[str]:
-    yield "| work | of | measure | median | quartiles | target | |"
+    yield "| work | of | measure | best | quartiles | target | |"
     yield "|---|---|---|---:|---:|---:|---|"
     for name, result in results.items():
         title = catalogue.named(name).title
@@ -82,12 +97,11 @@ def _verdicts(results: Results) -> Iterator[str]:
 
 
 def _medians(results: Results) -> Iterator[str]:
-    yield "| work | contender | median us | least | most | rounds |"
+    yield "| work | contender | best us | median us | most us | rounds |"
     yield "|---|---|---:|---:|---:|---:|"
     for name, result in results.items():
         for series in result.series if isinstance(result, Result) else ():
-            low, high = min(series.seconds), max(series.seconds)
-            micros = " | ".join(_number(value * MICRO) for value in (series.median, low, high))
+            micros = " | ".join(_number(value * MICRO) for value in (series.best, series.median, max(series.seconds)))
             yield f"| {catalogue.named(name).title} | {series.name} | {micros} | {len(series.seconds)} |"
 
 
@@ -96,14 +110,14 @@ def _number(value: float) -> str:
 
 
 def _mark(figure: Figure) -> str:
-    return {True: "yes", False: "**no**", None: ""}[figure.holds]
+    return {True: "met", False: "**not met**", None: ""}[figure.holds]
 
 
 def _all(result: Result) -> list[Figure]:
     return [*result.figures, *result.facts]
 
 
-def _document(results: Results, machine: Mapping[str, str]) -> dict[str, Any]:
+def _document(results: Results, origin: Origin) -> dict[str, Any]:
     rows = {
         name: {"title": catalogue.named(name).title}
         | (
@@ -113,7 +127,7 @@ def _document(results: Results, machine: Mapping[str, str]) -> dict[str, Any]:
         )
         for name, result in results.items()
     }
-    return {"machine": dict(machine), "rows": rows}
+    return {"command": origin.command, "machine": dict(origin.machine), "rows": rows}
 
 
 def _figure(raw: dict[str, Any]) -> Figure:
