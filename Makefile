@@ -8,7 +8,8 @@
 #   make lint, suite, suite-patched, suite-around, test-pythons    the parts of `make test`
 #   make docs      the documentation, in docs/_build; a warning is an error
 #   make extras    each extra suffices, tried in environments of their own
-#   make bench     what a task costs, beside the alternatives
+#   make bench     what a task costs, beside the alternatives: table, JSON and plots, in benchmarks/results
+#   make bench-docs    shows in the documentation what is in benchmarks/results
 #   make stress    the seeded runs, for long
 #   make soak      eleven million tasks, and the memory stays flat
 #   make coverage  the suite plain, and what it did not reach
@@ -37,7 +38,7 @@ two = --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 browser := $(if $(CI),ci,$(and $(shell command -v chromium),$(shell command -v chromedriver)))
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint suite suite-patched suite-around test-pythons examples demo cluster web docs extras bench stress soak coverage clean
+.PHONY: help test lint suite suite-patched suite-around test-pythons examples demo cluster web docs extras bench bench-docs stress soak coverage clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -94,6 +95,10 @@ extras: $(dev)
 
 bench: $(dev)
 	$(python) -m benchmarks
+	$(python) -m benchmarks.plots
+
+bench-docs:
+	cp benchmarks/results/*.md benchmarks/results/*.svg docs/_generated/
 
 stress: $(dev)
 	GTASKER_STRESS_SEEDS=$(STRESS_SEEDS) $(python) -m pytest $(PYTEST_ARGS) --timeout=0 -m slow tests/proof

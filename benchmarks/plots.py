@@ -13,7 +13,6 @@ import argparse  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
 
 import matplotlib as mpl  # noqa: E402
 
@@ -22,24 +21,13 @@ mpl.use("agg")
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from benchmarks.pictures import bursting, callers, waiting  # noqa: E402
+from benchmarks import machine  # noqa: E402
+from benchmarks.pictures import bursting, callers, look, waiting  # noqa: E402
 
 PICTURES: dict[str, Callable[[], Figure]] = {
     "throughput-by-callers": callers.draw,
     "wait-by-priority": waiting.draw,
     "burst-timeline": bursting.draw,
-}
-
-STYLE: dict[Any, Any] = {
-    "figure.figsize": (8.0, 4.5),
-    "figure.constrained_layout.use": True,
-    "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.alpha": 0.3,
-    "font.size": 10,
-    "savefig.dpi": 150,
-    "svg.hashsalt": "gtasker",
 }
 
 
@@ -53,10 +41,13 @@ def main() -> int:
     parser.add_argument("--format", choices=("svg", "png"), default="svg", help="file format (default: %(default)s)")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    plt.rcParams.update(STYLE)
+    plt.rcParams.update(look.STYLE)
+    surroundings = machine.describe()
     for name in options.only or PICTURES:
+        figure = PICTURES[name]()
+        look.sign(figure, surroundings)
         path = options.output / f"{name}.{options.format}"
-        PICTURES[name]().savefig(path, metadata={"Date": None} if options.format == "svg" else None)
+        figure.savefig(path, metadata={"Date": None} if options.format == "svg" else None)
         print(path, flush=True)
     return 0
 

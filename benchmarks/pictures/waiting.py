@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from benchmarks.ours import running
+from benchmarks.pictures.look import BLUE, GREEN, ORANGE
 from gtasker import Priority, Runner
 
 WORKERS = 10
@@ -53,18 +54,21 @@ def _task(resource: object, waits: list[float], submitted_at: float) -> None:
 def _picture(waits: dict[Priority, list[float]]) -> Figure:
     figure, axes = plt.subplots()
     width = 0.8 / len(waits)
-    for place, (priority, values) in enumerate(waits.items()):
+    for place, ((priority, values), color) in enumerate(zip(waits.items(), (ORANGE, BLUE, GREEN), strict=True)):
         values.sort()
         heights = [values[int(quantile * len(values))] * 1000 for quantile in QUANTILES]
         places = [number + place * width for number in range(len(QUANTILES))]
-        bars = axes.bar(places, heights, width, label=f"{priority.name} ({MIX[priority]:.0%} of the tasks)")
+        label = f"{priority.name} ({MIX[priority]:.0%} of the tasks)"
+        bars = axes.bar(places, heights, width, label=label, color=color)
         axes.bar_label(bars, [_short(height) for height in heights], fontsize=8)
     axes.set_yscale("log")
+    axes.grid(visible=False, axis="x")
     axes.set_xticks(
         [number + width for number in range(len(QUANTILES))], [f"p{100 * quantile:g}" for quantile in QUANTILES]
     )
-    axes.set_ylabel("wait, ms")
-    axes.set_title(f"Wait by priority: {WORKERS} workers, tasks of {TASK_SECONDS * 1000:.0f} ms, {LOAD:.0%} load")
+    axes.set_xlabel("percentile of the waits")
+    axes.set_ylabel("wait, ms (logarithmic)")
+    axes.set_title(f"Wait by priority at {LOAD:.0%} load ({WORKERS} workers, tasks of {TASK_SECONDS * 1000:.0f} ms)")
     axes.set_ylim(top=10 * axes.get_ylim()[1])  # room for the legend
     axes.legend(loc="upper left")
     return figure
