@@ -1,4 +1,4 @@
-"""Sphinx: the directive `generated`, which takes in a file of `docs/_generated` if it is there.
+"""Sphinx: the directive `generated`, which takes in a page or a picture of `docs/_generated` if it is there.
 
 Invariant: without the file the page says so, in the words that are the directive's content.
 
@@ -6,7 +6,8 @@ Invariant: without the file the page says so, in the words that are the directiv
     What to say instead.
     ```
 
-The file's headings become smaller by one step: its title is a section of the page.
+A page's headings become smaller by one step: its title is a section of the page. A picture has to be told to those who
+do not see it: `:alt:`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -26,6 +28,7 @@ class Generated(SphinxDirective):
 
     required_arguments = 1
     has_content = True
+    option_spec = {"alt": directives.unchanged_required}  # noqa: RUF012  # docutils' name and type
 
     def run(self) -> list[nodes.Node]:
         """Parse it as if it stood here."""
@@ -33,6 +36,8 @@ class Generated(SphinxDirective):
         self.env.note_dependency(path)
         if not path.exists():
             return self.parse_content_to_nodes()
+        if path.suffix != ".md":
+            return [nodes.image(uri=f"/_generated/{path.name}", alt=self.options["alt"])]
         text = re.sub(r"^#", "##", path.read_text(), flags=re.MULTILINE)
         lines = StringList(text.splitlines(), source=str(path))
         with_sections: list[nodes.Node] = self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
