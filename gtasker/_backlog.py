@@ -45,7 +45,7 @@ class Backlog(Gathering[R]):
         self.inspect: Callable[[Resource[R]], object] = lambda resource: None  # have it checked, by an errand
 
     def push(self, task: Task[Any], *, returned: bool = False) -> None:
-        """Let `task` wait for a worker, or give it to one who is idle. Never switches."""
+        """Let `task` wait for a worker; if one is idle, that is soon. Never switches."""
         task.state = QUEUED
         if not returned:
             task.seq = self.last = self.last + 1
@@ -143,7 +143,8 @@ class Backlog(Gathering[R]):
                 found = worker
             elif self._is_left(resource):
                 skipped.append(worker)
-        self.idle.extend(reversed(skipped))
+        if skipped:
+            self.idle.extend(reversed(skipped))
         return found
 
     def _is_loan_first(self) -> bool:

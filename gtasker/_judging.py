@@ -64,6 +64,8 @@ class Judge(Generic[R]):
 
     def look(self, resource: Resource[R], now: float) -> Verdict | DestroyReason:
         """Say whether it may be used, has to be checked first, or has to go. Never switches."""
+        if now < resource.good_until and now - resource.idle_since < self.patience:
+            return Verdict.FIT
         idle = now - max(resource.idle_since, resource.checked_at)
         if now < resource.good_until and idle < self.patience:
             return Verdict.FIT

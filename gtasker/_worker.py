@@ -4,9 +4,9 @@ Invariant: `task` is what it is to begin in this very step; `attempt` is what ru
 worker is thrown into only while `attempt` is the very task that is to be interrupted, so no throw hits its own code or
 another task; whatever else is thrown in while it is idle it survives.
 
-A task that came by a direct switch is answered by a direct switch back to its caller, if nobody is in line behind it
-and the resource needs nothing more: no pass through the hub, which would cost two to three times as much. In every
-other case the caller is woken in the hub, and the worker goes on.
+A task is answered by a direct switch back to its caller, if nobody is in line behind it, nobody is to be woken, and the
+resource needs nothing more: no pass through the hub, which would cost two to three times as much. In every other case
+the caller is woken in the hub, after those who were answered before him, and the worker goes on.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Worker(_Greenlet, Generic[R]):
             waits(started - task.queued_at)
             runs(finished - started)
             waiter = task.waiter
-            if waiter is None or backlog.waiting or task.owner is not None:
+            if waiter is None or backlog.waiting or woken or task.owner is not None:
                 if task.owner is not None:  # its handle may be kept for long
                     task.fn = task.context = task.worker = None  # type: ignore[assignment]
                     task.args = ()
