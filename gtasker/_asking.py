@@ -41,6 +41,7 @@ class Asking(Generic[R]):
         self._stock = stock
         self._backlog = backlog
         self._returning = returning
+        self._is_bounded = site.config.max_waiting is not None
         self._timeouts: Timeouts[Loan[R]] = Timeouts(site.deadlines, _has_ended, self._expire, holds=True)
 
     def take(self, loan: Loan[R], timeout: float | None, call: Any) -> Resource[R]:
@@ -58,7 +59,8 @@ class Asking(Generic[R]):
             raise ValueError("a time-out is a number of seconds, not nan")
         if site.listening:
             site.emit(LeaseRequested, priority=loan.priority)
-        self._check_chances()
+        if self._is_bounded or self._stock.is_down:
+            self._check_chances()
         started = loan.queued_at = monotonic()
         loan.waiter = None
         self._backlog.ask(loan)

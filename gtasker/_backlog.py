@@ -214,6 +214,9 @@ class Backlog(Gathering[R]):
         if self._stock.closed:
             self._stock.discard(resource, self._stock.closing_reason)
             return
+        if self.loans.live and not self.wanting and self._turn.left > 0:
+            self._grant(self.loans.pop(), resource)
+            return
         loan = self.loans.peek()
         if self.wanting and (is_new or self._stock.may_feed()):
             task = self.tasks.peek()

@@ -18,6 +18,7 @@ from greenlet import getcurrent
 
 from gtasker._asking import Asking
 from gtasker._backlog import Backlog
+from gtasker._events import DestroyReason
 from gtasker._extras import Priority
 from gtasker._judging import Judge
 from gtasker._loan import Loan, Resource
@@ -33,19 +34,11 @@ T = TypeVar("T")
 class Lease(Generic[R]):
     """What `Runner.lease` returns: `with runner.lease() as resource:`. It can be entered again once it was left."""
 
-    __slots__ = ("_discarded", "_find", "_is_entered", "_lending", "_timeout", "priority", "resource")
+    __slots__ = ("_is_entered", "_lending", "_timeout", "priority", "resource")
 
-    def __init__(
-        self,
-        lending: Lending[R],
-        timeout: float | None,
-        priority: int,
-        find: Callable[[], Lending[R]] | None = None,
-    ) -> None:
+    def __init__(self, lending: Lending[R], timeout: float | None, priority: int) -> None:
         self._lending = lending
-        self._find = find  # the one of this moment: the runner may have begun anew since
         self._timeout = timeout
-        self._discarded = False
         self._is_entered = False
         self.priority = priority
         self.resource: Resource[R] | None = None
@@ -54,21 +47,23 @@ class Lease(Generic[R]):
         """Take a resource. Switches when none is idle. Raises `ResourceError`s, `RunnerStoppedError`."""
         if self._is_entered:
             raise RuntimeError("this lease is out already")
+        self._is_entered = True
         resource = self._lending.take_idle(self)
         if resource is None:
-            if self._find is not None and not self._lending.site.home:
-                self._lending = self._find()
-            self._is_entered = True
-            try:
-                resource = self._lending.asking.take(Loan(self.priority), self._timeout, self)
-            except BaseException:
-                self._is_entered = False
-                raise
-            finally:
-                self._lending.site.tell()
-        self._is_entered = True
+            resource = self._ask()
         self.resource = resource
         return resource.value
+
+    def _ask(self) -> Resource[R]:
+        if not self._lending.site.home:
+            self._lending = self._lending.find()  # the runner may have begun anew since
+        try:
+            return self._lending.asking.take(Loan(self.priority), self._timeout, self)
+        except BaseException:
+            self._is_entered = False
+            raise
+        finally:
+            self._lending.site.tell()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
@@ -81,18 +76,18 @@ class Lease(Generic[R]):
         self._is_entered = False
         if resource is None:  # it was found leaked, and taken back
             pass
-        elif error is None and not self._discarded:
+        elif error is None:
             lending.give_back(resource, monotonic())
         else:
-            lending.returning.take_back(resource, error, monotonic(), discarded=self._discarded)
-            self._discarded = False
+            lending.returning.take_back(resource, error, monotonic())
         if lending.site.listening:
             lending.site.tell()
         return False
 
     def discard(self) -> None:
-        """Have the resource destroyed when the block is left. Never switches."""
-        self._discarded = True
+        """Have the resource destroyed when the block is left. Only to be called inside of it. Never switches."""
+        if self.resource is not None:
+            self.resource.condemn(DestroyReason.DISCARDED)
 
 
 class Lending(Generic[R]):
@@ -111,6 +106,8 @@ class Lending(Generic[R]):
         self.asking = asking
         self.returning = returning
         self.meter = site.meter
+        # Wired by the runner: where leases are to be taken now, should this life of it be over.
+        self.find: Callable[[], Lending[R]] = lambda: self
         # Whether a use can begin with no more than bookkeeping, and end so, if nobody waits.
         self._is_plain = not site.listening and site.config.leak_warning is None
         self._is_simple = self._is_plain and judge.is_plain

@@ -87,6 +87,7 @@ class Observed(Generic[R]):
     def _make_core(self) -> Core[R]:
         before = self._core
         core: Core[R] = Core(self.config, self)
+        core.lending.find = self._lending
         if before is not None and before.is_over:  # its start failed, which takes nothing back that was asked before
             core.keep_bounds(before)
         return core

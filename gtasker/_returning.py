@@ -34,9 +34,7 @@ class Returning(Generic[R]):
         # Wired by the core:
         self.on_back: Any = None  # while the runner is closing
 
-    def take_back(
-        self, resource: Resource[R], error: BaseException | None, now: float, *, discarded: bool = False
-    ) -> None:
+    def take_back(self, resource: Resource[R], error: BaseException | None, now: float) -> None:
         """Take it back after a use that ended so at `now`. Never switches; what may switch is done by an errand."""
         if self._site.forked:  # a child, and the resource its parent's
             return
@@ -53,8 +51,8 @@ class Returning(Generic[R]):
         resource.struck, resource.warned = None, False
         if self._site.listening:
             self._site.emit(LeaseReturned, resource_id=resource.id, held=now - resource.taken_at)
-        if discarded:
-            self.restore(resource, DestroyReason.DISCARDED)
+        if resource.condemned is not None:  # whatever came of its use
+            self.restore(resource, resource.condemned)
         elif error is not None or struck:
             self._care(self._after_error, resource, error, struck, now)
         elif self._judge.is_plain and now < resource.good_until:

@@ -256,7 +256,7 @@ class Runner(Observed[R]):
         """`with runner.lease() as resource:` for code that is no callable. Leaving never switches."""
         core = self._core
         lending = core.lending if core is not None and core.site.home else self._lending()
-        return Lease(lending, timeout, priority, self._lending)
+        return Lease(lending, timeout, priority)
 
     def pause(self) -> None:
         """Let workers finish their attempt and take no more until `resume`. Never switches."""
