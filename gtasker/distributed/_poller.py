@@ -1,6 +1,7 @@
 """The poller: one greenlet of a process asks for the results of all messages it has sent.
 
-Invariant: it lives while an answer is awaited and not longer, and a handle that nobody has any more is not asked for.
+Invariant: it lives while an answer is awaited and not longer, a handle that nobody has any more is not asked for, and
+an answer that cannot be read is one, too: it costs no other handle its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from gevent import Greenlet
 from gevent.event import Event
 
 from gtasker.distributed._handle import RemoteTask
-from gtasker.distributed.errors import EngineUnavailableError
+from gtasker.distributed.errors import DistributedError, EngineUnavailableError
 
 _log = logging.getLogger("gtasker.distributed")
 _BATCH = 500  # results asked for in one round trip
@@ -97,6 +98,14 @@ class Poller:
             if answer is None:
                 self._pending.append(weakref.ref(handle))
             else:
-                self._settle(handle, answer)
+                self._answer(handle, answer)
                 count += 1
         return count
+
+    def _answer(self, handle: RemoteTask[Any], found: Any) -> None:
+        try:
+            self._settle(handle, found)
+        except Exception as error:
+            unreadable = DistributedError(f"the answer of {handle.name} cannot be read: {error!r}")
+            unreadable.__cause__ = error
+            handle.settle_error(unreadable)

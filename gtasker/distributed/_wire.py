@@ -24,13 +24,13 @@ def describe(error: BaseException, attempts: int | None = None) -> dict[str, Any
     try:
         check_json(args, "args")
     except NotJSONError:
-        args = [str(error)]
+        args = [_text(error)]
     told = "".join(traceback.format_exception(kind, error, error.__traceback__, limit=_LINES))
     return {
         "module": kind.__module__,
         "type": kind.__qualname__,
         "args": args,
-        "message": str(error)[:_CHARACTERS],
+        "message": _text(error)[:_CHARACTERS],
         "traceback": told[-_CHARACTERS:],
         "attempts": attempts,
     }
@@ -47,6 +47,14 @@ def rebuild(told: dict[str, Any]) -> Exception:
     return spent
 
 
+def _text(error: BaseException) -> str:
+    """What it says; an error that cannot say it must be told all the same, for somebody waits for it."""
+    try:
+        return str(error)
+    except Exception as silent:
+        return f"(its text cannot be had: {type(silent).__name__})"
+
+
 def _same_class(told: dict[str, Any], origin: RemoteTaskError) -> Exception:
     try:
         found: Any = importlib.import_module(told["module"])
@@ -55,9 +63,11 @@ def _same_class(told: dict[str, Any], origin: RemoteTaskError) -> Exception:
         if not issubclass(found, Exception):
             return origin
         error = found(*told["args"])
-    except Exception:  # the class is not here, or wants something else than its args
+        is_same = type(error) is found and (not told["message"] or str(error)[:_CHARACTERS] == told["message"])
+    # The class is not here, or wants something else than its args; its module may be a program, and end itself.
+    except (Exception, SystemExit):
         return origin
-    if type(error) is not found or (told["message"] and str(error)[:_CHARACTERS] != told["message"]):
+    if not is_same:
         return origin
     error.__cause__ = origin
     return error  # type: ignore[no-any-return]

@@ -32,6 +32,13 @@ class StrangeError(Exception):
         super().__init__(f"{code}: {reason}")
 
 
+class MuteError(Exception):
+    """Cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise LookupError("nothing to say")
+
+
 class UnfitError(Exception):
     """Says that the resource is no good."""
 
@@ -63,6 +70,8 @@ class App:
         self.echo = define(echo, priority=Priority.HIGH)
         self.fail = define(fail)
         self.divide = define(divide)
+        self.say_nothing = define(say_nothing)
+        self.time_out = define(time_out, retries=1)
         self.unfit = define(unfit, retries=2)
         self.note = define(note)
         self.note_once = define(note_once, once=True)
@@ -87,6 +96,15 @@ def fail(_: GreenConnection, message: str) -> None:
 
 def divide(_: GreenConnection, left: int, right: int) -> float:
     return left / right
+
+
+def say_nothing(_: GreenConnection) -> None:
+    raise MuteError("x")
+
+
+def time_out(_: GreenConnection) -> None:
+    """Let a time-out of its own go on, which is no Exception."""
+    raise gevent.Timeout(0.25)
 
 
 def unfit(connection: GreenConnection, name: str) -> None:

@@ -68,6 +68,14 @@ def test_an_exception_that_cannot_be_rebuilt_tells_its_type_message_and_tracebac
     assert "raise StrangeError" in raised.value.traceback
 
 
+def test_an_exception_that_cannot_say_what_it_is_and_a_time_out_of_the_task_s_own_are_answers(app: App) -> None:
+    with pytest.raises(RemoteTaskError, match="MuteError"):
+        app.say_nothing.remote().get(WAIT)
+    with pytest.raises(MaxRetriesExceededError) as spent:
+        app.time_out.remote().get(WAIT)
+    assert spent.value.attempts == 2
+
+
 def test_a_healthy_error_is_not_tried_again(app: App, observer: Observer) -> None:
     name = new_name()
     with pytest.raises(ZeroDivisionError):

@@ -10,7 +10,7 @@ from typing import Any
 import gevent
 import pytest
 
-from gtasker.distributed import EngineUnavailableError, RemoteTask
+from gtasker.distributed import DistributedError, EngineUnavailableError, RemoteTask
 from gtasker.distributed._poller import Poller
 
 WAIT = 20.0
@@ -95,6 +95,25 @@ def test_while_there_are_no_results_to_be_had_it_asks_again(caplog: pytest.LogCa
 
     assert "results cannot be asked for: no results" in caplog.text
     assert answers.asked == [["a"], ["a"]]
+
+
+def test_an_answer_that_cannot_be_read_costs_no_other_handle_its_own() -> None:
+    answers = Answers()
+    answers.found = {"bad": ValueError("no JSON"), "good": 1}
+
+    def settle(handle: RemoteTask[Any], found: Any) -> None:
+        if isinstance(found, Exception):
+            raise found
+        handle.settle_value(found)
+
+    poller = Poller(answers.ask, settle)
+    bad, good, late = watch(poller, "bad", "good", "late")
+
+    assert good.get(WAIT) == 1
+    with pytest.raises(DistributedError, match="the answer of task cannot be read"):
+        bad.get(WAIT)
+    answers.found["late"] = 2
+    assert late.get(WAIT) == 2
 
 
 def test_who_waits_when_it_is_closed_is_told() -> None:

@@ -6,6 +6,7 @@ import datetime as dt
 import enum
 import json
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gevent
@@ -28,6 +29,7 @@ from gtasker.distributed._json import check_json
 from gtasker.distributed._wire import describe, rebuild
 from gtasker.distributed.errors import AlreadyBegunError
 from tests.conftest import MakeRunner
+from tests.distributed._app import MuteError
 from tests.ledger import LedgerResource
 
 
@@ -231,6 +233,44 @@ def test_an_exception_comes_back_as_its_own_class_with_where_it_came_from() -> N
     assert error.args == ("a", 1)
     assert isinstance(error.__cause__, RemoteTaskError)
     assert "in caught" in error.__cause__.traceback
+
+
+class LateError(Exception):
+    """Says what it was told after it was made."""
+
+    detail: str
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+def test_an_exception_that_is_mute_once_it_is_rebuilt_is_told_in_words() -> None:
+    late = LateError()
+    late.detail = "what it was"
+
+    error = rebuild(json.loads(json.dumps(describe(caught(late)))))
+
+    assert isinstance(error, RemoteTaskError)
+    assert error.message == "what it was"
+
+
+def test_an_exception_that_cannot_say_what_it_is_is_told_all_the_same() -> None:
+    error = rebuild(json.loads(json.dumps(describe(caught(MuteError(object()))))))
+
+    assert isinstance(error, RemoteTaskError)
+    assert error.type_name.endswith("MuteError")
+    assert "LookupError" in error.message
+
+
+def test_a_class_whose_module_ends_the_program_is_not_to_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_program_of_its_own.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    error = rebuild({**describe(caught(OwnError("x"))), "module": "a_program_of_its_own"})
+
+    assert isinstance(error, RemoteTaskError)
 
 
 def test_what_is_no_exception_is_never_called() -> None:
