@@ -13,7 +13,7 @@ process that was shot are delivered again after `visibility_timeout`, and so, a 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, final
 from uuid import uuid4
 
@@ -21,53 +21,34 @@ import gevent
 import kombu.exceptions
 import redis
 from celery import Celery, signals  # type: ignore[import-untyped]
-from celery.backends.redis import RedisBackend  # type: ignore[import-untyped]
 from gevent import Greenlet, monkey
 from kombu.entity import Exchange, Queue
 
 from gtasker import Runner, StartError
 from gtasker.distributed._attempt import NotBegunError, attempt, is_worth_another, may_try_again
+from gtasker.distributed._celery_results import Backend, answer_of, settle, told_as
 from gtasker.distributed._engine import Work
 from gtasker.distributed._handle import RemoteTask
 from gtasker.distributed._keys import Keys
 from gtasker.distributed._patience import Patience, connect
 from gtasker.distributed._poller import Poller
 from gtasker.distributed._queues import QUEUES, queue_of
-from gtasker.distributed._wire import describe, rebuild
+from gtasker.distributed._wire import describe
 from gtasker.distributed.errors import EngineUnavailableError
 
 __all__ = ["Backend", "CeleryEngine"]
 
 _log = logging.getLogger("gtasker.distributed")
 _KEY, _UNBEGUN = "gtasker_key", "gtasker_unbegun"  # headers: the key, and the tries that found no resource
-_OURS = "gtasker"
 _RETRY_BACKOFF = (0.5, 60.0)  # seconds: the first further attempt, and the longest pause
 _START_TIMEOUT = 3.0  # seconds; a backend that is slower or down is waited for while messages come in
 _SOCKET_TIMEOUT = 10.0  # seconds
 _SENDERS_TRIES = {"max_retries": 3, "interval_start": 0.05, "interval_step": 0.1, "interval_max": 0.2}  # seconds
 _SWEEPS = 4  # in a visibility timeout
 
-_told: dict[str, dict[str, Any]] = {}
-"""How the failures are told that are on their way to the backend, by message."""
 
-
-class Backend(RedisBackend):  # type: ignore[misc]  # Celery has no types
-    """Celery's results, without a subscription for each message sent, and with what an exception is rebuilt from."""
-
-    def on_task_call(self, producer: Any, task_id: str) -> None:
-        """Subscribe to nothing: one poller asks for all."""
-
-    def store_result(self, task_id: str, result: Any, state: str, *args: Any, **options: Any) -> Any:
-        """Bring together the exception, which Celery may have wrapped, and what it was told as."""
-        told = _told.pop(task_id, None)
-        if told is not None and isinstance(result, BaseException):
-            result.gtasker_told = told  # type: ignore[attr-defined]
-        return super().store_result(task_id, result, state, *args, **options)
-
-    def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> Any:
-        """Add its module, arguments and traceback to what Celery stores."""
-        stored = super().prepare_exception(exc, serializer)
-        return {**stored, _OURS: getattr(exc, "gtasker_told", None)} if isinstance(stored, dict) else stored
+class _InterruptedError(Exception):
+    """An attempt ended by what is no Exception, such as a time-out of the task's own; what it was is told apart."""
 
 
 @final
@@ -99,8 +80,8 @@ class CeleryEngine:
         self._stop_timeout = stop_timeout
         self._namespace = namespace
         self._sweeper: Greenlet[[], None] | None = None
-        self._poller = Poller(self._ask, self._settle)
-        self.app = Celery(namespace, broker=url, backend=f"{__name__}:Backend+{url}", set_as_current=False)
+        self._poller = Poller(self._ask, settle)
+        self.app = Celery(namespace, broker=url, backend=f"{Backend.__module__}:Backend+{url}", set_as_current=False)
         self.app.conf.update(_settings(namespace, visibility_timeout, result_ttl))
         # Not weakly: nobody else keeps a bound method.
         signals.worker_init.connect(self._start, weak=False)
@@ -156,14 +137,7 @@ class CeleryEngine:
     def _ask(self, handles: Sequence[RemoteTask[Any]]) -> Sequence[Any]:
         backend = self.app.backend
         found: list[Any] = self.client.mget([backend.get_key_for_task(handle.message_id) for handle in handles])
-        metas = [None if one is None else backend.decode(one) for one in found]
-        return [meta if meta is not None and meta["status"] in ("SUCCESS", "FAILURE") else None for meta in metas]
-
-    def _settle(self, handle: RemoteTask[Any], meta: Mapping[str, Any]) -> None:
-        if meta["status"] == "SUCCESS":
-            handle.settle_value(meta["result"])
-        else:
-            handle.settle_error(rebuild(meta["result"].get(_OURS) or _foreign(meta)))
+        return [None if one is None else answer_of(backend, one) for one in found]
 
     def _body(self, task: Work) -> Any:
         def serve(request: Any, *args: Any) -> Any:
@@ -173,14 +147,16 @@ class CeleryEngine:
             tried = request.request.retries + 1 - unbegun
             try:
                 return _limited(task, args)
-            except Exception as error:
+            except BaseException as error:
+                # Of what is no Exception Celery stores nothing: it would be delivered again, for ever.
+                told = error if isinstance(error, Exception) else _InterruptedError(repr(error))
                 if may_try_again(task, error, tried - 1):
                     headers = {_KEY: key, _UNBEGUN: unbegun + isinstance(error, NotBegunError)}
-                    raise request.retry(exc=error, countdown=_pause(tried + unbegun), headers=headers) from error
-                _told[request.request.id] = describe(
+                    raise request.retry(exc=told, countdown=_pause(tried + unbegun), headers=headers) from error
+                told_as[request.request.id] = describe(
                     error, tried if tried > 1 and is_worth_another(task, error) else None
                 )
-                raise
+                raise told from error
 
         return serve
 
@@ -230,6 +206,8 @@ def _settings(namespace: str, visibility_timeout: float, result_ttl: float) -> d
         "task_queues": [_queue(f"{namespace}-{name}") for name in QUEUES],
         "task_default_queue": f"{namespace}-{QUEUES[1]}",
         "result_expires": result_ttl,
+        # What a task returned is not to become its failure because Redis was away.
+        "result_backend_always_retry": True,
         "broker_connection_retry_on_startup": True,
         "broker_transport": "gtasker.distributed._transport:Transport",
         "broker_transport_options": {
@@ -260,16 +238,3 @@ def _limited(task: Work, args: tuple[Any, ...]) -> Any:
 def _pause(tried: int) -> float:
     least, most = _RETRY_BACKOFF
     return float(min(least * 2 ** (tried - 1), most))
-
-
-def _foreign(meta: Mapping[str, Any]) -> dict[str, Any]:
-    told = meta["result"]
-    message = " ".join(map(str, told.get("exc_message") or ()))
-    return {
-        "module": told.get("exc_module") or "",
-        "type": told.get("exc_type") or "",
-        "args": [],
-        "message": message,
-        "traceback": meta.get("traceback") or "",
-        "attempts": None,
-    }

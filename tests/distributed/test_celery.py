@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from gtasker import MaxRetriesExceededError, TaskTimeoutError
-from gtasker.distributed import EngineUnavailableError, RemoteTaskError
+from gtasker.distributed import DistributedError, EngineUnavailableError, RemoteTaskError
 from gtasker.distributed.celery import CeleryEngine
+from gtasker.testing.redis import ThrowAwayRedis
 from tests.distributed._app import App, StrangeError, UnfitError, make_runner
 from tests.distributed._workers import PATIENCE, Site, WorkerProcess, celery_worker, new_name, scene, workers
 from tests.postgres._server import Observer, eventually
@@ -54,6 +56,13 @@ def test_values_exceptions_retries_limits_and_keys(
     with pytest.raises(RemoteTaskError) as strange:
         app.fail.remote("so it is").get(WAIT)
     assert strange.value.type_name == f"{StrangeError.__module__}.StrangeError"
+    with pytest.raises(RemoteTaskError, match="MuteError"):
+        app.say_nothing.remote().get(WAIT)
+    # Celery itself would deliver it again for ever.
+    with pytest.raises(MaxRetriesExceededError) as timed_out:
+        app.time_out.remote().get(WAIT)
+    assert isinstance(timed_out.value.__cause__, RemoteTaskError)
+    assert timed_out.value.__cause__.type_name == "gevent.timeout.Timeout"
     with pytest.raises(MaxRetriesExceededError) as spent:
         app.unfit.remote(name).get(WAIT)
     assert spent.value.attempts == 3
@@ -113,6 +122,56 @@ def test_the_tasks_of_a_worker_that_is_shot_run_again_after_the_visibility_timeo
     with workers(1, lambda: celery_worker(site)):
         assert handle.get(2 * PATIENCE) == 1
     assert observer.ask(ATTEMPTS, site.name) == [[2]]
+
+
+class Healer(logging.Handler):
+    """Heals Redis when Celery has given up one round of tries to store a result."""
+
+    def __init__(self, heal: Callable[[], object]) -> None:
+        super().__init__()
+        self._heal = heal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "Failed operation" in record.getMessage():
+            self._heal()
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Celery's
+@pytest.mark.parametrize("how", ["away", "full"])
+def test_a_result_waits_until_it_can_be_stored(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThrowAwayRedis() as server:
+        engine = CeleryEngine(server.url)
+        backend = engine.app.backend
+        monkeypatch.setitem(backend.retry_policy, "max_retries", 1)
+        healer = Healer(server.start if how == "away" else lambda: engine.client.config_set("maxmemory", 0))
+        log = logging.getLogger("celery.backends.base")
+        log.addHandler(healer)
+        if how == "away":
+            server.crash()
+        else:
+            engine.client.config_set("maxmemory", 1)
+
+        backend.store_result("id", 7, "SUCCESS")
+
+        assert backend.get_result("id") == 7
+        log.removeHandler(healer)
+        backend.client.close()
+        engine.close()
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Celery's
+def test_a_result_that_cannot_be_read_is_an_error_of_its_own_handle_alone(site: Site, cooperative: None) -> None:
+    engine = CeleryEngine(site.redis, namespace=site.name)
+    app = App(make_runner(site.dsn, "never connects"), engine)
+    bad, good = app.add.remote(1, 2), app.add.remote(1, 2)
+    engine.client.set(engine.app.backend.get_key_for_task(bad.message_id), "no JSON")
+    engine.app.backend.store_result(good.message_id, 3, "SUCCESS")
+
+    assert good.get(WAIT) == 3
+    with pytest.raises(DistributedError, match="the answer of add cannot be read"):
+        bad.get(WAIT)
+    engine.app.backend.client.close()
+    engine.close()
 
 
 def test_a_broker_that_is_not_there_is_an_error_with_its_cause(cooperative: None) -> None:
