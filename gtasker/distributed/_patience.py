@@ -22,10 +22,14 @@ _SOCKET_TIMEOUT = 10.0  # seconds; without it a host that vanished would be wait
 
 
 class Patience(Retry):
-    """A retry shared by all connections, so that one call makes all of them patient, or no longer."""
+    """A retry shared by all connections, so that one call makes all of them patient, or no longer.
 
-    def __init__(self) -> None:
-        super().__init__(ExponentialWithJitterBackoff(cap=1.0, base=0.05), _SENDERS_TRIES)
+    `tries`: further ones of a command, by who is not patient.
+    """
+
+    def __init__(self, tries: int = _SENDERS_TRIES) -> None:
+        super().__init__(ExponentialWithJitterBackoff(cap=1.0, base=0.05), tries)
+        self._tries = tries
         self._until = 0.0
 
     def __deepcopy__(self, memo: Any) -> Patience:
@@ -35,7 +39,7 @@ class Patience(Retry):
         """Call `do` until it works or patience ends. Switches."""
         while True:
             # A backoff counts its failures itself, and each call has its own.
-            own = Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), _SENDERS_TRIES)
+            own = Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), self._tries)
             try:
                 return own.call_with_retry(do, fail, *args, **options)
             except (redis.ConnectionError, redis.TimeoutError):
@@ -51,14 +55,17 @@ class Patience(Retry):
         self._until = time.monotonic() + seconds
 
 
-def connect(url: str, connections: int, patience: Patience) -> redis.Redis:
-    """Make a client whose greenlets wait for a connection where a plain pool refuses them. Never switches."""
+def connect(url: str, connections: int, patience: Patience, *, socket_timeout: float = _SOCKET_TIMEOUT) -> redis.Redis:
+    """Make a client whose greenlets wait for a connection where a plain pool refuses them. Never switches.
+
+    `socket_timeout`: seconds of one try to connect, and of one to get an answer.
+    """
     pool = redis.BlockingConnectionPool.from_url(
         url,
         max_connections=connections,
         timeout=_POOL_TIMEOUT,
-        socket_timeout=_SOCKET_TIMEOUT,
-        socket_connect_timeout=_SOCKET_TIMEOUT,
+        socket_timeout=socket_timeout,
+        socket_connect_timeout=socket_timeout,
         socket_keepalive=True,
         retry=patience,
     )

@@ -9,6 +9,7 @@ resource, not to a task, so that counting costs nothing while tasks run.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, final
 
@@ -52,12 +53,16 @@ class Share:
         if self.count < 1:
             raise ConfigError(f"total * share must be at least 1, not {total!r} * {share!r}")
         self._slots = BoundedSemaphore(self.count)
+        self._pid = os.getpid()
 
     def __repr__(self) -> str:
         return f"<Share of {self.count}>"
 
     def acquire(self, timeout: float) -> Slot:
         """Take a slot, within `timeout` seconds. Switches. Raises NoSlotError."""
+        if self._pid != os.getpid():
+            # The child has a share of its own, as each process has. What the parent was making, nobody forgets here.
+            self._pid, self._slots = os.getpid(), BoundedSemaphore(self.count)
         if not self._slots.acquire(timeout=timeout):
             raise NoSlotError(f"all {self.count} resources of this process's share exist")
         return _ShareSlot(self._slots)
@@ -71,8 +76,7 @@ class _ShareSlot:
         self._slots.release()
 
     def forget(self) -> None:
-        # The child has a share of its own, as each process has.
-        self._slots.release()
+        pass  # it is one of the parent's share
 
 
 def bounded(options: Mapping[str, Any], limiter: Limiter, *, patience: float = 1.0) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import gevent
 import redis
 import redis_semaphore
 from gevent import Greenlet
-from redis_semaphore import Semaphore, SemaphoreConfig
+from redis_semaphore import AcquireMode, Semaphore, SemaphoreConfig
 
 from gtasker import ConfigError, runners
 from gtasker.distributed._fairness import Fairness, Standing
@@ -35,6 +35,8 @@ _NEVER = 1e8  # seconds: the library's own renewal
 _TELL_INTERVAL = 0.25  # seconds
 _POLL = (0.02, 0.06)  # seconds between two questions for a slot
 _RENEWALS = 3  # in a slot's time
+_TRIES = 1  # further ones of a command: the connection may be one that Redis has closed
+_LEAST_SOCKET_TIMEOUT = 0.25  # seconds
 
 
 class _Lease(Semaphore):
@@ -72,14 +74,18 @@ class RedisLimiter:
         if when_away not in _WAYS:
             raise ConfigError(f"when_away must be one of {', '.join(_WAYS)}, not {when_away!r}")
         self.name, self.limit, self.ttl, self.when_away = name, limit, ttl, when_away
-        self._client = connect(url, 4, Patience())
+        # All tries together end before the next renewal is due: a Redis that hangs is away, and must be known to be.
+        hangs_after = max(ttl / _RENEWALS / (1 + _TRIES), _LEAST_SOCKET_TIMEOUT)
+        self._client = connect(url, 4, Patience(_TRIES), socket_timeout=hangs_after)
         self._config = SemaphoreConfig(
-            name=name, limit=limit, lock_timeout=ttl, refresh_interval=_NEVER, namespace=namespace
-        )
+            name=name, limit=limit, lock_timeout=ttl, refresh_interval=_NEVER, namespace=namespace,
+            acquire_mode=AcquireMode.POLLING,  # nobody waits in Redis, so nobody need be told there
+        )  # fmt: skip
+        self._prefix = f"{namespace}:{name}"
         self._held: set[RedisSlot] = set()
         self._share = 0
         self._waiting = 0
-        self._fairness = Fairness(self._client, f"{namespace}:{name}", limit, ttl)
+        self._fairness = Fairness(self._client, self._prefix, limit, ttl)
         self._standing = Standing(limit, 0)
         self._keeper: Greenlet[[], None] | None = None
         self._pid = os.getpid()
@@ -111,7 +117,9 @@ class RedisLimiter:
         if heard:
             self._heard()
         if not self._held and self._keeper is not None:
-            self._keeper.kill(block=False)
+            # It is dead a turn of the loop later, and whoever takes a slot until then needs another.
+            keeper, self._keeper = self._keeper, None
+            keeper.kill(block=False)
 
     def _wait_for(self, slot: RedisSlot, deadline: float) -> None:
         self._waiting += 1
@@ -153,16 +161,23 @@ class RedisLimiter:
 
     def _notice_fork(self) -> None:
         if self._pid != os.getpid():
-            self._pid, self._keeper, self._share = os.getpid(), None, 0
+            self._pid, self._keeper, self._share, self._waiting = os.getpid(), None, 0, 0
             self._held = set()
+            # A member of its own: under the parent's name all children would count as one.
+            self._fairness = Fairness(self._client, self._prefix, self.limit, self.ttl)
+            self._standing = Standing(self.limit, 0)
 
     def _keep(self) -> None:
         """Renew what is held; replace the resources of what is lost."""
         pid = os.getpid()
+        pause = self.ttl / _RENEWALS
+        began_at = time.monotonic()
         while self._held and pid == os.getpid():
-            gevent.sleep(self.ttl / _RENEWALS)
+            # On time, however long the last round took.
+            gevent.sleep(max(0.0, began_at + pause - time.monotonic()))
             if pid != os.getpid():
                 return  # the inherited greenlet of a forked child
+            began_at = time.monotonic()
             lost = [slot for slot in self._renew_all() if not slot.is_told]
             if lost:
                 _log.warning("%d of %d slots of %r were lost", len(lost), len(self._held), self.name)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import gevent
@@ -71,6 +73,26 @@ def _refuse(*_: object) -> None:
     raise ConnectionRefusedError("no")
 
 
+def test_a_child_that_was_forked_while_a_resource_was_made_has_its_whole_share() -> None:
+    share = Share(1)
+    share.acquire(0.0)  # for a resource that is being made: there is nothing that the child could forget
+
+    assert in_child(lambda: share.acquire(0.0).release()) == 0
+
+
+def in_child(act: Callable[[], object]) -> int:
+    """The exit status of a forked child that does it."""
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            act()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 class MakeLimiter(Protocol):
     """Make one; `options` go to `RedisLimiter`."""
 
@@ -121,6 +143,40 @@ def test_a_slot_is_kept_as_long_as_it_is_held(redis_server: ThrowAwayRedis, make
         other.acquire(3 * TTL)
     slot.release()
     other.acquire(1.0).release()
+
+
+def test_a_slot_that_is_taken_in_the_moment_in_which_the_last_one_is_given_back_is_kept_too(
+    redis_server: ThrowAwayRedis, make_limiter: MakeLimiter
+) -> None:
+    name = new_name()
+    one, other = (make_limiter(redis_server.url, name, 1, ttl=TTL) for _ in range(2))
+
+    last = one.acquire(1.0)
+    gevent.sleep(0)  # it is looked after now
+    last.release()
+    slot = one.acquire(1.0)  # before the loop has turned: nothing of this waits where sockets are not patched
+    with pytest.raises(NoSlotError):
+        other.acquire(3 * TTL)
+    slot.release()
+
+
+def test_a_forked_child_is_a_process_of_its_own(redis_server: ThrowAwayRedis, make_limiter: MakeLimiter) -> None:
+    name = new_name()
+    limiter = make_limiter(redis_server.url, name, 2, ttl=30.0)
+    client = redis.Redis.from_url(redis_server.url)
+    slots = [limiter.acquire(1.0), limiter.acquire(1.0)]
+    with pytest.raises(NoSlotError):
+        limiter.acquire(0.1)  # who waits tells of itself
+
+    def wait_in_vain() -> None:
+        with pytest.raises(NoSlotError):
+            limiter.acquire(0.1)
+
+    assert in_child(wait_in_vain) == 0
+    assert client.zcard(f"gtasker-slots:{name}:members") == 2
+    for slot in slots:
+        slot.release()
+    client.close()
 
 
 def test_a_slot_of_a_process_that_has_died_comes_back(redis_server: ThrowAwayRedis, make_limiter: MakeLimiter) -> None:
@@ -214,6 +270,21 @@ def test_fail_closed_makes_nothing_while_redis_is_away_and_heals(
 
         own_redis.start()
         assert eventually(lambda: _try(runner), "it heals") > 1
+
+
+def test_a_redis_that_hangs_is_away_before_a_resource_s_time_to_be_made_is_over(
+    own_redis: ThrowAwayRedis, make_limiter: MakeLimiter
+) -> None:
+    limiter = make_limiter(own_redis.url, "bound", 5, ttl=TTL)
+    with bounded_runner(limiter, fail_fast_after=None) as runner:
+        assert runner.queue_task(lambda resource: resource) == 1
+        os.kill(own_redis.pid, signal.SIGSTOP)
+        try:
+            eventually(lambda: runner.stats().live_resources == 0, "the lease has run out", 15.0)
+            with pytest.raises(LimiterUnavailableError):
+                limiter.acquire(0.0)
+        finally:
+            os.kill(own_redis.pid, signal.SIGCONT)
 
 
 def _try(runner: Runner[int]) -> int:
