@@ -85,7 +85,7 @@ def answer_503(application: Application, *, retry_after: int = 1) -> WSGIApplica
         raise ValueError(f"retry_after is seconds, 0 or more, not {retry_after!r}")
 
     def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        head = _Head(start_response, retry_after)
+        head = _Head(start_response, retry_after, with_body=environ.get("REQUEST_METHOD") != "HEAD")
         try:
             body = application(environ, head.start_response)
         except NOT_NOW as error:
@@ -112,9 +112,10 @@ class _Head:
     Servers are to replace them when `start_response` comes again with `exc_info`; Gunicorn adds the new to the old.
     """
 
-    def __init__(self, start_response: StartResponse, retry_after: int) -> None:
+    def __init__(self, start_response: StartResponse, retry_after: int, *, with_body: bool) -> None:
         self._start_response = start_response
         self._retry_after = retry_after
+        self._with_body = with_body
         self._held: tuple[str, list[tuple[str, str]]] | None = None
         self._write: Callable[[bytes], object] | None = None
 
@@ -142,7 +143,8 @@ class _Head:
         content = body.encode()
         self._held = ("503 Service Unavailable", [*headers.items(), ("Content-Length", str(len(content)))])
         self.release()
-        return [content]
+        # Not every server keeps back what must not follow here: the client would take it for the next answer.
+        return [content] if self._with_body else [b""]
 
     def _write_late(self, data: bytes) -> object:
         self.release()

@@ -109,6 +109,16 @@ def test_not_now_becomes_a_503(kind: type[Exception], fails: Any) -> None:
 
 
 @pytest.mark.parametrize("fails", EARLY)
+def test_a_503_to_who_wants_the_head_alone_has_no_body(fails: Any) -> None:
+    wrapped = answer_503(partial(fails, gtasker.RunnerStoppedError("a secret")))
+
+    answer = Answer(wrapped, REQUEST_METHOD="HEAD")
+
+    assert answer.status == "503 Service Unavailable"
+    assert answer.sent == b""
+
+
+@pytest.mark.parametrize("fails", EARLY)
 @pytest.mark.parametrize("kind", OTHERS)
 def test_every_other_error_passes_through(kind: type[BaseException], fails: Any) -> None:
     error = kind("other")
