@@ -355,6 +355,22 @@ def test_a_response_that_outlives_its_use_costs_the_client(
         kept.close()
 
 
+def test_a_response_that_was_dropped_unread_costs_the_client(library: Library, web: WebServer, url: str) -> None:
+    fleet = Fleet(**library.resource())
+
+    def drop(client: Any) -> None:
+        library.open(client, f"{url}/long")
+        gc.collect()
+
+    with fleet as runner:
+        runner.run_task(drop)
+
+        eventually(lambda: fleet.reasons, "the client is replaced")
+        assert fleet.reasons == {DestroyReason.RESET_FAILED: 1}
+        web.release()
+        assert runner.run_task(lambda client: word(library, client, f"{url}/echo/next")) == "next"
+
+
 def test_a_response_that_was_read_or_closed_costs_nothing(library: Library, web: WebServer, url: str) -> None:
     fleet = Fleet(**library.resource())
 

@@ -5,7 +5,6 @@ Invariant: see ``gtasker.integrations.http``.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any, TypedDict
 
@@ -29,20 +28,21 @@ class Client(httpx.Client):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.made_with: Settings | None = None  # what a use is to find
-        self._responses: list[weakref.ref[httpx.Response]] = []
+        self._responses: list[httpx.Response] = []  # of this use, and sent as streams
 
     def send(self, request: httpx.Request, **kwargs: Any) -> httpx.Response:
         """Send. Switches."""
         response = super().send(request, **kwargs)
         if not response.is_closed:
-            self._responses.append(weakref.ref(response))
+            self._responses = [one for one in self._responses if not one.is_closed]
+            # Not weakly: dropped unread it is gone, but it has the connection as before.
+            self._responses.append(response)
         return response
 
     def has_open_response(self) -> bool:
-        """Whether somebody still has a response that is neither read to its end nor closed. Never switches."""
-        responses = [reference() for reference in self._responses]
-        self._responses.clear()
-        return any(response is not None and not response.is_closed for response in responses)
+        """Whether a response is neither read to its end nor closed. Never switches."""
+        responses, self._responses = self._responses, []
+        return any(not response.is_closed for response in responses)
 
 
 class ResourceOptions(TypedDict):
