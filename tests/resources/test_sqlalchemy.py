@@ -375,6 +375,21 @@ def test_dispose_closes_what_is_idle_now_and_what_is_out_when_it_comes_back(
     eventually(lambda: not observer.sessions(application), "all are closed")
 
 
+def test_who_comes_while_an_engine_is_disposed_of_gets_a_connection(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    assert number(engine, 1) == 1
+    refills(engine)
+
+    disposing = gevent.spawn(engine.dispose)
+    gevent.sleep(0)
+
+    assert not disposing.ready()
+    assert number(engine, 2) == 2
+    disposing.get(timeout=20.0)
+    assert number(engine, 3) == 3
+    refills(engine)
+
+
 def test_a_disposed_pool_can_be_used_again(make_engine: MakeEngine, observer: Observer, application: str) -> None:
     engine = make_engine()
     number(engine, 0)

@@ -236,8 +236,11 @@ class GTaskerPool(Pool):
         """Close all connections that are not out, and the others when they come back. Switches unless one is out."""
         if self.checkedout():
             self._retire()
-        elif self._runner is not None:
-            self._runner.stop()
+        else:
+            # Let go of it first: who comes while it ends is served by the next one.
+            runner, self._runner = self._runner, None
+            if runner is not None:
+                runner.stop()
         self.logger.info("Pool disposed. %s", self.status())
 
     def _retire(self) -> None:
