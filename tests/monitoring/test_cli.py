@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -84,6 +85,23 @@ def test_the_doctor_tells_a_module_that_is_missing_from_one_that_lacks_something
     assert "there is no module there_is_no_such_package" in capsys.readouterr().err
     with pytest.raises(ModuleNotFoundError, match="there_is_no_such_module"):
         main(["doctor", "lacking"])
+
+
+@pytest.mark.parametrize("name", ["", ".relative", "myapp.wsgi:app", "my-app"])
+def test_the_doctor_knows_what_is_no_module_s_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", name]) == 2
+    assert "is no module's name" in capsys.readouterr().err
+
+
+def test_the_doctor_is_not_ended_by_a_program(
+    capsys: pytest.CaptureFixture[str], monkeypatch: Monkey, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "ending.py").write_text("raise SystemExit(0)\n")
+
+    assert main(["doctor", "ending"]) == 2
+    assert "ending is a program of its own" in capsys.readouterr().err
 
 
 def test_the_doctor_and_the_dashboard_agree_on_tokens() -> None:
@@ -226,10 +244,81 @@ def test_top_says_what_is_wrong(url: str, monkeypatch: Monkey, capsys: pytest.Ca
     assert "that is not the token" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("url", ["http://example.org/", "ftp://127.0.0.1/", "http:///", "http://10.0.0.7:8484"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org/",
+        "ftp://127.0.0.1/",
+        "http:///",
+        "http://10.0.0.7:8484",
+        "http://[::1",
+        "http://127.0.0.1:port/",
+        "http://127.0.0.1:99999/",
+    ],
+)
 def test_the_token_goes_nowhere_in_the_clear(url: str) -> None:
     with pytest.raises(RefusedError):
         Dashboard(url, TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"-ERR wrong protocol\r\n", "no answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "no answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnull", "is no dashboard"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "is no dashboard"),
+    ],
+)
+def test_what_is_no_dashboard_is_said_to_be_none(answer: bytes, said: str, closing: Callable[[Any], Any]) -> None:
+    assert said in asked_of(answer, closing)
+
+
+def test_what_would_command_the_terminal_is_not_handed_on(closing: Callable[[Any], Any]) -> None:
+    told = {"runners": [{"name": "\x1b[31mred\x9b"}], "processes": [], "events": [{"text": "a\nb\x07"}]}
+    body = json.dumps(told).encode()
+
+    heard = asked_of(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body), closing)
+
+    assert heard == {
+        "runners": [{"name": "\ufffd[31mred\ufffd"}],
+        "processes": [],
+        "events": [{"text": "a\nb\ufffd"}],
+    }
+
+
+def asked_of(answer: bytes, closing: Callable[[Any], Any]) -> Any:
+    """What comes of asking a server that says this and hangs up: the numbers, or the error's words."""
+    from gevent.server import StreamServer  # noqa: PLC0415
+
+    def serve(client: Any, _: object) -> None:
+        client.recv(4096)
+        client.sendall(answer)
+
+    server = closing(StreamServer(("127.0.0.1", 0), serve))
+    server.start()
+
+    def ask() -> Any:
+        try:
+            return Dashboard(f"127.0.0.1:{server.server_port}", TOKEN).ask(0)
+        except AskingError as error:
+            return str(error)
+
+    import gevent  # noqa: PLC0415
+
+    return gevent.get_hub().threadpool.apply(ask)
+
+
+def test_who_cannot_be_asked_for_the_token_is_told_so(monkeypatch: Monkey, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("GTASKER_DASHBOARD_TOKEN", raising=False)
+
+    def nobody(_: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("getpass.getpass", nobody)
+
+    assert main(["top", "127.0.0.1:9", "--once"]) == 2
+    assert "set GTASKER_DASHBOARD_TOKEN" in capsys.readouterr().err
 
 
 def test_the_address_may_be_given_as_people_know_it() -> None:

@@ -60,15 +60,9 @@ LEAST_TOKEN = 16
 
 def run(module: str | None, out: TextIO) -> int:
     """Import `module`, look, and write what was found; return the exit status."""
-    if module is not None:
-        sys.path.insert(0, os.getcwd())
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise  # it is there, and lacks something
-            sys.stderr.write(f"gtasker doctor: there is no module {error.name}\n")
-            return 2
+    if module is not None and (complaint := _import(module)):
+        sys.stderr.write(f"gtasker doctor: {complaint}\n")
+        return 2
     findings = list(examine(sys.modules.get(module) if module is not None else None))
     for finding in findings:
         out.write(f"{finding.verdict.value} {finding.text}\n")
@@ -77,6 +71,22 @@ def run(module: str | None, out: TextIO) -> int:
     amiss = sum(finding.verdict is Verdict.AMISS for finding in findings)
     out.write(f"\n{amiss} amiss\n" if amiss else "\nnothing amiss\n")
     return 1 if amiss else 0
+
+
+def _import(module: str) -> str:
+    """Import it; return what is wrong with the call, or nothing."""
+    if not all(part.isidentifier() for part in module.split(".")):
+        return f"{module!r} is no module's name; one is like myapp.wsgi"
+    sys.path.insert(0, os.getcwd())
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # it is there, and lacks something
+        return f"there is no module {error.name}"
+    except SystemExit:  # its status would be taken for the doctor's
+        return f"{module} is a program of its own, which ended: name the module that makes your application"
+    return ""
 
 
 def examine(module: ModuleType | None = None) -> Findings:

@@ -66,6 +66,9 @@ def run(url: str, *, runner: str | None = None, once: bool = False, console: Con
             _watch(top, console)
     except KeyboardInterrupt:
         pass
+    except EOFError:
+        sys.stderr.write("gtasker top: nobody is there to be asked for the token: set GTASKER_DASHBOARD_TOKEN\n")
+        return 2
     except AskingError as error:
         sys.stderr.write(f"gtasker top: {error}\n")
         return 1
