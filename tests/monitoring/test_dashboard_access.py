@@ -317,6 +317,7 @@ def test_without_the_seal_of_the_session_nothing_is_commanded(seal: str, command
         {"runner": "shop", "action": "resize", "worker_count": 0},
         {"runner": "shop", "action": "resize", "max_resources": 1},
         {"runner": ["shop"], "action": "pause"},
+        {"runner": "shop", "action": ["pause"]},
     ],
     ids=str,
 )

@@ -30,7 +30,7 @@ def check(wanted: Any) -> dict[str, Any]:
     """An order out of what a page sent. Raises OrderError."""
     if not isinstance(wanted, dict) or not isinstance(wanted.get("runner"), str):
         raise OrderError("an order names a runner")
-    if wanted.get("action") not in {"pause", "resume", "recycle", "resize"}:
+    if wanted.get("action") not in ("pause", "resume", "recycle", "resize"):  # it may be anything, a list too
         raise OrderError("the actions are pause, resume, recycle and resize")
     sizes = {name: wanted[name] for name in SIZES if wanted.get(name) is not None}
     for name, size in sizes.items():
