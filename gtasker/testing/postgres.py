@@ -11,21 +11,16 @@ Plain blocking calls of the standard library, cooperative after ``gevent.monkey.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import secrets
-import shutil
 import signal
-import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TextIO, final
+from typing import Any, final
 
-from gtasker.testing._postgres_places import claim, find_binaries, make_folder, runnable, server_user
+from gtasker.testing._folders import Folder
+from gtasker.testing._postgres_places import find_binaries, make_home, runnable, server_user
+from gtasker.testing._server import ThrowAwayServer
 
 # fsync costs most of a small commit's time and guards against the machine's crash alone: what was committed
 # survives crash() all the same, for synchronous_commit stays on.
@@ -38,9 +33,6 @@ _SETTINGS: Mapping[str, str | int] = {
     "dynamic_shared_memory_type": "mmap",
     "max_connections": 100,
 }
-_PR_SET_PDEATHSIG = 1
-_PORT_ATTEMPTS = 5
-_POLL_INTERVAL = 0.01  # seconds between two looks at a server that starts
 
 
 class PostgresFailedError(RuntimeError):
@@ -48,7 +40,7 @@ class PostgresFailedError(RuntimeError):
 
 
 @final
-class ThrowAwayPostgres:
+class ThrowAwayPostgres(ThrowAwayServer):
     """A server of its own: ``with ThrowAwayPostgres() as server: psycopg2.connect(server.dsn)``.
 
     Listens on a Unix socket in its private folder; with ``tcp=True`` on a free loopback port as well, where a random
@@ -56,38 +48,18 @@ class ThrowAwayPostgres:
     ``start_timeout`` (seconds) bounds one start. On Linux the server ends when the *thread* that started it ends.
     """
 
+    _failed = PostgresFailedError
+    _ends_in_order = _stops_by = signal.SIGINT
+    _ends_at_once = signal.SIGQUIT
+
     def __init__(
         self, *, tcp: bool = False, settings: Mapping[str, str | int] | None = None, start_timeout: float = 30.0
     ) -> None:
+        super().__init__(start_timeout)
         self.tcp = tcp
         self.settings = {**_SETTINGS, **(settings or {})}
-        self.start_timeout = start_timeout
-        self._folder: Path | None = None
-        self._claim: TextIO | None = None
         self._binaries: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
         self._port = 5432
-        self._password = secrets.token_hex(16)
-
-    def __enter__(self) -> ThrowAwayPostgres:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def __repr__(self) -> str:
-        state = f"running, pid {self._process.pid}" if self._process else "not running"
-        return f"<ThrowAwayPostgres {self._folder or 'without a folder'}, {state}>"
-
-    @property
-    def folder(self) -> Path:
-        """The private folder: socket, data and log. Raises RuntimeError before the start and after the stop."""
-        if self._folder is None:
-            raise RuntimeError("the server was not started, or it was stopped")
-        return self._folder
 
     @property
     def dsn(self) -> str:
@@ -96,21 +68,9 @@ class ThrowAwayPostgres:
         return f"{host} port={self._port} user=postgres dbname=postgres"
 
     @property
-    def port(self) -> int:
-        """The port, which is in the name of the Unix socket as well."""
-        return self._port
-
-    @property
     def socket_path(self) -> Path:
         """The Unix socket, for a proxy in front of the server."""
         return self.folder / f".s.PGSQL.{self._port}"
-
-    @property
-    def pid(self) -> int:
-        """Process id of the running server. Raises RuntimeError when there is none."""
-        if self._process is None:
-            raise RuntimeError("the server is not running")
-        return self._process.pid
 
     @property
     def binaries(self) -> Path:
@@ -119,50 +79,11 @@ class ThrowAwayPostgres:
             raise RuntimeError("the server was not started")
         return self._binaries
 
-    def log(self, characters: int = 2000) -> str:
-        """Return the last ``characters`` of the server's log."""
-        return (self.folder / "log").read_text(errors="replace")[-characters:]
+    def _make_folder(self) -> Folder:
+        return make_home(server_user())
 
-    def start(self) -> None:
-        """Start the server, in a new folder or after ``crash``, and return when it accepts connections.
-
-        Raises PostgresFailedError, and PostgresNotFoundError where there is no Postgres.
-        """
-        if self._process is not None:
-            return
-        if self._folder is not None:
-            self._launch()
-            return
-        try:
-            self._create_cluster()
-            self._launch_on_free_port()
-        except BaseException:
-            self.stop()
-            raise
-
-    def restart(self) -> None:
-        """Stop the server in order (sessions are ended) and start it again with the same data and address."""
-        self._end(signal.SIGINT)
-        self.start()
-
-    def crash(self) -> None:
-        """End the server at once, without a checkpoint; what was committed is there after the next ``start``."""
-        self._end(signal.SIGQUIT)
-
-    def stop(self) -> None:
-        """End the server and remove its folder. Harmless when there is none."""
-        self._end(signal.SIGINT)
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
-        if self._claim is not None:
-            self._claim.close()
-            self._claim = None
-
-    def _create_cluster(self) -> None:
-        user = server_user()
-        folder = self._folder = make_folder(user)
-        self._claim = claim(folder)
+    def _prepare(self) -> None:
+        user, folder = server_user(), self.folder
         self._binaries = runnable(find_binaries(), folder, self._child_options())
         password_file = folder / "password"
         password_file.write_text(self._password)
@@ -171,31 +92,24 @@ class ThrowAwayPostgres:
         command = [str(self._binaries / "initdb"), "-D", str(folder / "data"), "-U", "postgres", "-E", "UTF8"]
         command += ["--no-locale", "--no-sync", f"--pwfile={password_file}"]
         command += ["--auth-local=trust", "--auth-host=scram-sha-256"]
-        made = subprocess.run(command, capture_output=True, text=True, check=False, **self._child_options())
+        made = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **self._child_options()
+        )
         password_file.unlink()
         if made.returncode != 0:
             raise PostgresFailedError(f"initdb failed:\n{made.stdout}\n{made.stderr}")
 
     def _child_options(self) -> dict[str, Any]:
         environment = {**os.environ, "LC_ALL": "C.UTF-8", "HOME": str(self.folder)}
-        options: dict[str, Any] = {"cwd": self.folder, "env": environment, "stdin": subprocess.DEVNULL, "umask": 0o077}
+        options: dict[str, Any] = {"cwd": self.folder, "env": environment, "umask": 0o077}
         if (user := server_user()) is not None:
             options.update(user=user.pw_uid, group=user.pw_gid, extra_groups=[])
         return options
 
-    def _launch_on_free_port(self) -> None:
-        for attempt in range(1, _PORT_ATTEMPTS + 1):
-            if self.tcp:
-                self._port = _free_port()
-            try:
-                self._launch()
-                break
-            except PostgresFailedError:
-                # Somebody else may have taken the port since it was seen free.
-                if not self.tcp or attempt == _PORT_ATTEMPTS:
-                    raise
+    def _needs_port(self) -> bool:
+        return self.tcp
 
-    def _launch(self) -> None:
+    def _command(self) -> list[str]:
         settings = {
             "listen_addresses": "127.0.0.1" if self.tcp else "",
             "port": self._port,
@@ -207,42 +121,16 @@ class ThrowAwayPostgres:
             command += ["-c", f"{name}={value}"]
         # A server that was killed leaves this file, and it would be taken for the new one's.
         self._status_file.unlink(missing_ok=True)
-        with open(self.folder / "log", "ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=_end_with_parent(),  # noqa: PLW1509  # system calls alone, looked up before the fork
-                **self._child_options(),
-            )
-        self._await_ready()
+        return command
 
     @property
     def _status_file(self) -> Path:
         return self.folder / "data" / "postmaster.pid"
 
-    def _await_ready(self) -> None:
-        deadline = time.monotonic() + self.start_timeout
-        while True:
-            with contextlib.suppress(OSError):
-                if "ready" in self._status_file.read_text():
-                    return
-            ended = self._process is None or self._process.poll() is not None
-            if ended or time.monotonic() > deadline:
-                self._end(signal.SIGQUIT)
-                raise PostgresFailedError(f"the server did not start:\n{self.log()}")
-            time.sleep(_POLL_INTERVAL)
-
-    def _end(self, how: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        for last_word in (how, signal.SIGQUIT, signal.SIGKILL):
-            process.send_signal(last_word)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-                return
+    def _is_ready(self) -> bool:
+        with contextlib.suppress(OSError):
+            return "ready" in self._status_file.read_text()
+        return False
 
 
 @contextlib.contextmanager
@@ -256,26 +144,3 @@ def postgres(
         return
     with ThrowAwayPostgres(tcp=tcp, settings=settings, start_timeout=start_timeout) as server:
         yield server.dsn
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _end_with_parent() -> Callable[[], None] | None:
-    """Return what the child calls before it becomes the server, so that the kernel ends it with its parent."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
-
-    def ask_kernel() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
-        # The parent may have ended before the kernel was asked.
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask_kernel

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from gtasker.testing import _folders
+from gtasker.testing.postgres import ThrowAwayPostgres
 from gtasker.testing.redis import RedisFailedError, RedisNotFoundError, ThrowAwayRedis, find_server
 from gtasker.testing.redis import redis as throw_away
 from tests.postgres._server import ROOT, eventually
@@ -82,6 +87,47 @@ def test_it_ends_with_the_process_that_started_it() -> None:
         assert other.folder.exists()
     child.stdin.close()
     child.stdout.close()
+
+
+@pytest.mark.parametrize("kind", [ThrowAwayRedis, ThrowAwayPostgres])
+def test_a_forked_child_that_leaves_the_block_leaves_the_server_to_its_parent(
+    kind: type[ThrowAwayRedis | ThrowAwayPostgres],
+) -> None:
+    with kind() as server:
+        folder, child = server.folder, os.fork()
+        if not child:
+            status = 1
+            try:
+                with pytest.raises(RuntimeError, match="belongs to the process that has started it"):
+                    server.crash()
+                server.stop()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+
+        assert folder.exists()
+        server.restart()
+    assert not folder.exists()
+
+
+def test_a_folder_that_another_process_took_for_left_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Path] = []
+
+    def come_first(owner: Any, how: int) -> None:
+        if not taken:
+            taken.append(Path(owner.name).parent)
+            shutil.rmtree(taken[0])
+        fcntl.flock(owner, how)
+
+    monkeypatch.setattr(_folders, "flock", come_first)
+
+    folder = _folders.make_folder(tmp_path, "server-")
+
+    assert [*tmp_path.iterdir()] == [folder.path] != taken
+    folder.remove()
 
 
 def test_a_server_that_exists_is_used_where_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
