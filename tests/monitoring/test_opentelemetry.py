@@ -192,6 +192,17 @@ def test_only_runners_at_work_are_told_of_unless_they_were_given(
     assert numbers(metrics_of(given.get_metrics_data())["gtasker.task.arrived"]) == {("job",): 3}
 
 
+def test_a_counter_does_not_fall_when_one_of_two_runners_of_a_name_ends(
+    busy: MakeBusy, telemetry: Telemetry, reader: InMemoryMetricReader
+) -> None:
+    gone, _ = (busy(completed=done, name="shop") for done in (5, 3))
+    assert numbers(metrics_of(reader.get_metrics_data())["gtasker.task.arrived"]) == {("shop",): 8}
+
+    gone.stop()
+
+    assert numbers(metrics_of(reader.get_metrics_data())["gtasker.task.arrived"]) == {("shop",): 8}
+
+
 class Remembering(MetricExporter):
     """An exporter that keeps what it is given."""
 

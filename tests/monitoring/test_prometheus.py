@@ -19,7 +19,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from gtasker.integrations import _home
-from gtasker.integrations.prometheus import Flusher, RunnerCollector, install
+from gtasker.integrations.prometheus import Flusher, install
 from tests.acceptance.kit import eventually
 from tests.conftest import MakeRunner
 from tests.ledger import HeldTask, touch
@@ -169,12 +169,26 @@ def test_only_runners_at_work_are_told_of_unless_they_were_given(
     assert value(given, "gtasker_task_arrived_total", runner="job") == 3
 
 
-def test_installing_twice_is_refused(registry: CollectorRegistry, closing: Closing) -> None:
+def test_a_counter_does_not_fall_when_one_of_two_runners_of_a_name_ends(
+    busy: MakeBusy, registry: CollectorRegistry, closing: Closing
+) -> None:
     closing(install(registry=registry))
-    second = closing(RunnerCollector())
+    gone, left = (busy(completed=done, name="shop") for done in (5, 3))
+    assert value(registry, "gtasker_task_arrived_total", runner="shop") == 8
+
+    work(gone, completed=1)
+    gone.stop()
+    assert value(registry, "gtasker_task_arrived_total", runner="shop") == 9
+    assert value(registry, "gtasker_task_run_time_seconds_count", runner="shop") == 9
+    left.stop()
+    assert value(registry, "gtasker_task_arrived_total", runner="shop") is None
+
+
+def test_installing_twice_is_refused_and_leaves_nothing(registry: CollectorRegistry, closing: Closing) -> None:
+    closing(install(registry=registry))
 
     with pytest.raises(ValueError, match="Duplicated"):
-        registry.register(second)
+        install(registry=registry)  # that no timer is left is looked at after each test
 
 
 def test_another_os_thread_may_scrape_while_tasks_run(
@@ -271,6 +285,20 @@ def test_what_a_runner_did_before_its_end_is_flushed_and_its_levels_are_nought(
     assert value(registry, "gtasker_task_arrived_total", runner="shop") == 3
     assert value(registry, "gtasker_resource_destroyed_total", runner="shop") == 4
     assert value(registry, "db_client_connection_max", db_client_connection_pool_name="shop") == 0
+
+
+def test_a_given_runner_that_has_ended_is_counted_once(
+    busy: MakeBusy, registry: CollectorRegistry, closing: Closing
+) -> None:
+    runner = busy(completed=3, name="job")
+    flusher = closing(Flusher(runner, registry=registry))
+    runner.stop()
+
+    for _ in range(3):
+        flusher.flush()
+
+    assert value(registry, "gtasker_task_arrived_total", runner="job") == 3
+    assert value(registry, "gtasker_task_run_time_seconds_count", runner="job") == 3
 
 
 def test_a_runner_of_the_same_name_adds_to_the_one_before(

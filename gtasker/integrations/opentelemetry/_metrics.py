@@ -14,8 +14,8 @@ from typing import Any
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter
 
 import gtasker
-from gtasker import Buckets, Runner, RunnerEvent, events
-from gtasker.integrations._growth import Growth
+from gtasker import Runner, RunnerEvent, events
+from gtasker.integrations._growth import Key, Sums, counted, counters
 from gtasker.integrations._home import AwayError, Home
 from gtasker.integrations._instruments import (
     HUB_LAG,
@@ -27,7 +27,6 @@ from gtasker.integrations._instruments import (
     Instrument,
     Kind,
     Reading,
-    read,
 )
 from gtasker.integrations._ticking import LoopLag
 
@@ -58,7 +57,7 @@ class Telemetry:
         self._home = Home()
         self._lag = LoopLag()
         self._lag.start()
-        self._growth: Growth[tuple[str, int]] = Growth()
+        self._sums = Sums(_totals)
         self._readings: list[Reading] = []
         self._quantiles: dict[str, Observations] = {}
         self._answered: set[str] = set()  # by the latest reading; who asks again begins another export
@@ -108,7 +107,9 @@ class Telemetry:
     def _observe(self, instrument: Instrument, options: CallbackOptions) -> Observations:
         self._refresh(instrument.name)
         found = []
-        for (runner, value), number in instrument.merge(self._readings).items():
+        is_counter = instrument.kind is Kind.COUNTER
+        numbers = counted(instrument, self._sums.by_name) if is_counter else instrument.merge(self._readings)
+        for (runner, value), number in numbers.items():
             attributes = {instrument.owner.name: runner}
             if instrument.attribute is not None:
                 attributes[instrument.attribute.name] = value
@@ -132,16 +133,14 @@ class Telemetry:
         self._answered.add(name)
 
     def _look(self) -> None:
-        told_of = self._runners or gtasker.runners()
-        readings = [read(runner) for runner in self._growth.roll(told_of)]
+        looks = self._sums.look(self._runners or gtasker.runners())
         self._quantiles = {WAIT_TIME.name: [], RUN_TIME.name: []}
-        for reading in readings:
-            grown = self._growth.take(reading.runner, dict(_counts(reading)))
+        for reading, grown in looks:
             for fact, buckets in ((WAIT_TIME, reading.wait), (RUN_TIME, reading.run)):
                 counts = [grown.get((fact.name, number), 0.0) for number in range(len(buckets.bounds))]
                 told = _quantiles(buckets.bounds, counts, reading.runner.config.name)
                 self._quantiles[fact.name].extend(told)
-        self._readings = [reading for reading in readings if reading.runner in told_of]
+        self._readings = [reading for reading, _ in looks]
 
 
 def _register(meter: Meter, instrument: Instrument, callback: Callable[[CallbackOptions], Observations]) -> None:
@@ -153,13 +152,14 @@ def _register(meter: Meter, instrument: Instrument, callback: Callable[[Callback
     create(instrument.name, [callback], instrument.unit, instrument.about)
 
 
-def _counts(reading: Reading) -> Iterator[tuple[tuple[str, int], float]]:
-    buckets: Buckets
+def _totals(reading: Reading) -> dict[Key, float]:
+    totals = counters(reading)
     for fact, buckets in ((WAIT_TIME, reading.wait), (RUN_TIME, reading.run)):
         below = 0
         for number, count in enumerate(buckets.counts):
-            yield (fact.name, number), count - below
+            totals[fact.name, number] = count - below
             below = count
+    return totals
 
 
 def _quantiles(bounds: tuple[float, ...], counts: list[float], runner: str) -> Iterator[Observation]:

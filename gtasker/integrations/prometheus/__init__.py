@@ -42,7 +42,11 @@ def install(*runners: Runner[Any], registry: CollectorRegistry = REGISTRY) -> Ru
         flusher.start()
         return flusher
     collector = RunnerCollector(*runners)
-    registry.register(collector)
+    try:
+        registry.register(collector)
+    except ValueError:  # another one tells the same there
+        collector.close()
+        raise
     return collector
 
 

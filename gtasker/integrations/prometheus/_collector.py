@@ -1,19 +1,22 @@
 """The collector for one process: reads its runners when Prometheus asks.
 
-Invariant: two runners of one name are told as one, for Prometheus refuses a page that tells the same twice.
+Invariant: two runners of one name are told as one, for Prometheus refuses a page that tells the same twice; and its
+counters do not fall when one of them ends.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 import gtasker
-from gtasker import Buckets, Runner
+from gtasker import Runner
+from gtasker.integrations._growth import Key, Sums, counted
 from gtasker.integrations._home import AwayError, Home
 from gtasker.integrations._instruments import (
     HUB_LAG,
@@ -22,12 +25,13 @@ from gtasker.integrations._instruments import (
     RUNNER,
     WAIT_TIME,
     Fact,
+    Instrument,
     Kind,
     Reading,
-    read,
 )
 from gtasker.integrations._ticking import LoopLag
 from gtasker.integrations.prometheus._buckets import coarse, label
+from gtasker.integrations.prometheus._totals import SUM, totals_of
 
 _log = logging.getLogger("gtasker.prometheus")
 
@@ -41,6 +45,7 @@ class RunnerCollector(Collector):
         self._lag = LoopLag()
         self._lag.start()
         self._last: list[Metric] = []
+        self._sums = Sums(totals_of)
 
     def close(self) -> None:
         """Look at the event loop no more. Never switches."""
@@ -48,7 +53,7 @@ class RunnerCollector(Collector):
 
     def describe(self) -> list[Metric]:
         """The names that will be told."""
-        return list(_families([], 0.0))
+        return list(_families([], {}, 0.0))
 
     def collect(self) -> list[Metric]:
         """The numbers of this moment; the last known ones if the runners' event loop does not turn."""
@@ -59,26 +64,34 @@ class RunnerCollector(Collector):
         return self._last
 
     def _look(self) -> list[Metric]:
-        return list(_families([read(runner) for runner in self._runners or gtasker.runners()], self._lag.worst()))
+        looks = self._sums.look(self._runners or gtasker.runners())
+        return list(_families([reading for reading, _ in looks], self._sums.by_name, self._lag.worst()))
 
 
-def _families(readings: list[Reading], lag: float) -> Iterator[Metric]:
+def _families(readings: list[Reading], sums: Mapping[str, Mapping[Key, float]], lag: float) -> Iterator[Metric]:
     for instrument in INSTRUMENTS:
         family = CounterMetricFamily if instrument.kind is Kind.COUNTER else GaugeMetricFamily
         told = family(instrument.exposed, instrument.about, labels=instrument.labels)
-        for (runner, value), number in instrument.merge(readings).items():
+        for (runner, value), number in _numbers(instrument, readings, sums).items():
             told.add_metric([runner, value] if instrument.attribute else [runner], number)
         yield told
-    yield _histogram(WAIT_TIME, [(reading.runner.config.name, reading.wait) for reading in readings])
-    yield _histogram(RUN_TIME, [(reading.runner.config.name, reading.run) for reading in readings])
+    bounds = [bound for bound, _ in coarse(readings[0].wait)] if readings else []
+    for fact in (WAIT_TIME, RUN_TIME):
+        yield _histogram(fact, bounds, sums)
     yield GaugeMetricFamily(HUB_LAG.exposed, HUB_LAG.about, value=lag)
 
 
-def _histogram(fact: Fact, parts: list[tuple[str, Buckets]]) -> Metric:
+def _numbers(
+    instrument: Instrument, readings: list[Reading], sums: Mapping[str, Mapping[Key, float]]
+) -> dict[tuple[str, str], float]:
+    if instrument.kind is Kind.COUNTER:
+        return counted(instrument, sums)
+    return instrument.merge(readings)
+
+
+def _histogram(fact: Fact, bounds: list[float], sums: Mapping[str, Mapping[Key, float]]) -> Metric:
     family = HistogramMetricFamily(fact.exposed, fact.about, labels=[RUNNER.label])
-    for runner in dict.fromkeys(runner for runner, _ in parts):
-        mine = [buckets for name, buckets in parts if name == runner]
-        columns = zip(*(coarse(buckets) for buckets in mine), strict=True)
-        counts = [(label(cells[0][0]), sum(count for _, count in cells)) for cells in columns]
-        family.add_metric([runner], counts, sum(buckets.total for buckets in mine))
+    for runner, totals in sums.items():
+        counts = accumulate(totals[fact.name, number] for number in range(len(bounds)))
+        family.add_metric([runner], [*zip(map(label, bounds), counts, strict=True)], totals[fact.name, SUM])
     return family

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 import gtasker
 from gtasker import Runner
-from gtasker.integrations._growth import Growth
+from gtasker.integrations._growth import Growth, Key
 from gtasker.integrations._home import AwayError, Home
 from gtasker.integrations._instruments import (
     HUB_LAG,
@@ -30,15 +30,12 @@ from gtasker.integrations._instruments import (
 )
 from gtasker.integrations._ticking import LoopLag, Ticker
 from gtasker.integrations.prometheus._buckets import coarse
+from gtasker.integrations.prometheus._totals import SUM, totals_of
 
 FLUSH_INTERVAL = 1.0
 """Seconds between two flushes: a scrape is at most so much behind."""
 
 _log = logging.getLogger("gtasker.prometheus")
-
-Key = tuple[str, str | int]
-"""Of a number: the instrument's name, and the value of its attribute or, of a histogram, the number of the bucket."""
-_SUM = -1  # stands for the sum of a histogram's values where else the number of a bucket stands
 
 
 class Flusher:
@@ -94,7 +91,7 @@ class Flusher:
         self._hub_lag.set(self._lag.worst())
 
     def _add(self, reading: Reading) -> None:
-        totals = _totals(reading)
+        totals = totals_of(reading)
         runner = reading.runner.config.name
         if not self._histograms:
             for fact, buckets in ((WAIT_TIME, reading.wait), (RUN_TIME, reading.run)):
@@ -127,7 +124,7 @@ class Flusher:
             else:
                 # Observing one value after another would cost each task; these fields are where `observe` adds.
                 histogram = self._histograms[name].labels(runner)
-                child = histogram._sum if value == _SUM else histogram._buckets[value]
+                child = histogram._sum if value == SUM else histogram._buckets[value]
             self._children[runner, key] = child
         return child
 
@@ -138,19 +135,3 @@ def _metric(instrument: Instrument, registry: CollectorRegistry) -> Counter | Ga
         return Counter(name, about, labels, registry=registry)
     mode: Any = "livemax" if instrument.kind is Kind.WORST else "livesum"
     return Gauge(name, about, labels, registry=registry, multiprocess_mode=mode)
-
-
-def _totals(reading: Reading) -> dict[Key, float]:
-    totals: dict[Key, float] = {
-        (instrument.name, value): number
-        for instrument in INSTRUMENTS
-        if instrument.kind is Kind.COUNTER
-        for value, number in instrument.read(reading).items()
-    }
-    for fact, buckets in ((WAIT_TIME, reading.wait), (RUN_TIME, reading.run)):
-        totals[fact.name, _SUM] = buckets.total
-        below = 0
-        for number, (_, count) in enumerate(coarse(buckets)):
-            totals[fact.name, number] = count - below
-            below = count
-    return totals
