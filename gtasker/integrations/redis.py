@@ -35,8 +35,31 @@ _LOST = (
 )
 
 
+# Commands that change what the next ones are answered, with those that end it. redis-py gives its pipelines and
+# subscriptions connections of their own; these are for who sends them by hand.
+_BEGINS = frozenset({"MULTI", "WATCH", "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "MONITOR", "CLIENT REPLY"})
+_ENDS = frozenset({"EXEC", "DISCARD", "UNWATCH", "RESET"})
+
+
 class BusyClientError(Exception):
-    """A use ended, and a pipeline or a subscription of it still has the client's connection."""
+    """A use ended, and a pipeline or a subscription of it still has the client's connection, or it is in its middle."""
+
+
+class _Client(redis.Redis):
+    """A client that knows whether a command sent by hand has put its session into another mode."""
+
+    mode: str | None = None  # the command
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send a command. Switches."""
+        name = str(args[0]).upper()
+        if name == "CLIENT" and len(args) > 1:
+            name = f"CLIENT {args[1]}".upper()
+        if name in _BEGINS:
+            self.mode = name
+        elif name in _ENDS:
+            self.mode = None
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
 
 class ResourceOptions(TypedDict):
@@ -67,13 +90,15 @@ def resource(
     ``make`` makes the client in place of ``url`` and ``options``: one of a Sentinel's, say.
     ``keepalive``: seconds after which an idle client is asked for a sign of life; None: never.
 
-    What a use has set in its session (SELECT, CLIENT) stays. An interrupted use costs the client.
+    What a use has set in its session (SELECT, CLIENT) stays. An interrupted use costs the client, and so does one that
+    leaves a pipeline, a subscription, or a MULTI or WATCH sent by hand unfinished (BusyClientError in the log); clients
+    of ``make`` are not watched for the latter.
     """
     warn_if_unpatched("redis-py", stacklevel=2)
 
     def make_from_url() -> redis.Redis:
         settings = {"max_connections": 1, "retry": Retry(NoBackoff(), 0), **options}
-        return redis.Redis(connection_pool=redis.ConnectionPool.from_url(url, **settings))
+        return _Client(connection_pool=redis.ConnectionPool.from_url(url, **settings))
 
     make_client = make or make_from_url
 
@@ -118,13 +143,16 @@ def _answers(client: redis.Redis) -> bool:
 
 
 def _reset(client: redis.Redis) -> None:
-    """Raise BusyClientError if something still has the connection. Never switches.
+    """Raise BusyClientError if something still has the connection, or its session. Never switches.
 
     Closing that would not do: it may be used on, and by then the client is somebody else's.
     """
     held = getattr(client.connection_pool, "_in_use_connections", None)
     if held and held != {client.connection}:
         raise BusyClientError("a pipeline or a subscription outlived its use, and has the client's connection")
+    mode = getattr(client, "mode", None)
+    if mode is not None:
+        raise BusyClientError(f"a {mode} outlived its use: the next commands would get other answers than theirs")
 
 
 def _forget(client: redis.Redis) -> None:

@@ -313,6 +313,36 @@ def test_a_subscription_that_outlives_its_use_costs_the_client(make_fleet: MakeF
     kept[0].close()
 
 
+@pytest.mark.parametrize("begins", [("MULTI",), ("multi",), ("WATCH", "key"), ("SUBSCRIBE", "news")])
+def test_a_mode_that_outlives_its_use_costs_the_client(
+    begins: tuple[str, ...], make_fleet: MakeFleet, caplog: Any
+) -> None:
+    fleet = make_fleet(worker_count=1, resource_pool_size=0, connecting={"protocol": 2})
+
+    def begin(client: Any) -> None:
+        client.execute_command(*begins)
+
+    fleet.runner.run_task(begin)
+
+    # In a MULTI it would be queued, and never done; and its user would be told so as if it were the answer.
+    assert fleet.runner.run_task(lambda client: client.set("key", 1)) is True
+    assert fleet.runner.run_task(lambda client: client.get("key")) == "1"
+    assert any(isinstance(record.exc_info[1], BusyClientError) for record in caplog.records if record.exc_info)
+
+
+def test_a_mode_that_was_ended_costs_nothing(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(worker_count=1, resource_pool_size=0)
+
+    def count(client: Any) -> Any:
+        client.execute_command("MULTI")
+        client.incr("counted")
+        return client.execute_command("EXEC")
+
+    first = fleet.runner.run_task(id)
+    assert fleet.runner.run_task(count) == [1]
+    assert fleet.runner.run_task(id) == first
+
+
 def test_a_use_has_one_connection_and_is_told_so_when_it_wants_two(make_fleet: MakeFleet, observer: Observer) -> None:
     fleet = make_fleet()
 
