@@ -27,6 +27,11 @@ from tests.postgres._server import PATIENCE, ROOT, eventually
 from tests.web._load import CONNECTED
 
 _PR_SET_PDEATHSIG = 1
+HOOKED: Mapping[str, Any] = {
+    "hooks": "from gtasker.integrations.gunicorn import post_worker_init, worker_exit, worker_int",
+    "worker_class": "gevent",
+}
+"""Settings of a Gunicorn with its own worker class and our hooks."""
 _UNWANTED = ("Traceback", "SIGKILL", "SIGABRT", "TIMEOUT", "exited with code", "was not stopped")
 """What the log of a server that ended in order does not say."""
 
