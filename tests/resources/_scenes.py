@@ -66,6 +66,33 @@ def fork(dsn: str) -> None:
     engine.dispose()
 
 
+def fork_at_the_first_connect(dsn: str) -> None:
+    """A child is forked while its parent makes the engine's first connection, and uses the engine itself."""
+    import gevent  # noqa: PLC0415
+    from sqlalchemy import create_engine, event, text  # noqa: PLC0415
+
+    from gtasker.integrations.psycopg2 import make_cooperative  # noqa: PLC0415
+    from gtasker.integrations.sqlalchemy import GTaskerPool  # noqa: PLC0415
+
+    make_cooperative()
+    engine = create_engine(url_of(dsn, "psycopg2", "forking"), poolclass=GTaskerPool, pool_size=1, max_overflow=0)
+    connecting = gevent.event.Event()
+    event.listen(engine, "do_connect", lambda *_: connecting.set())
+
+    def use() -> None:
+        with engine.connect() as connection:
+            print(connection.scalar(text("SELECT 'used'")), flush=True)
+
+    parents = gevent.spawn(use)
+    connecting.wait()
+    child = os.fork()
+    if not child:
+        _in_child(use, engine.dispose)
+    assert os.waitpid(child, 0)[1] == 0
+    parents.get()
+    engine.dispose()
+
+
 def _in_child(*steps: Any) -> None:
     try:
         for step in steps:
@@ -113,6 +140,7 @@ if __name__ == "__main__":
     faulthandler.dump_traceback_later(_PATIENCE, exit=True)
     scenes: dict[str, Callable[..., None]] = {
         "fork": fork,
+        "fork_at_the_first_connect": fork_at_the_first_connect,
         "imported_too_early": imported_too_early,
         "never_patched": never_patched,
         "patched_first": patched_first,

@@ -615,3 +615,9 @@ def test_its_numbers_are_told_in_queue_pools_words(make_engine: MakeEngine) -> N
     assert pool.status() == (
         "Pool size: 2  Connections in pool: 3 Current Overflow: 1 Current Checked out connections: 0"
     )
+
+
+def test_a_child_that_was_forked_while_its_parent_connected_for_the_first_time_connects_too(
+    server: ThrowAwayPostgres,
+) -> None:
+    assert play_here("fork_at_the_first_connect", server.dsn).split() == ["used", "used"]

@@ -9,6 +9,7 @@ interrupted, or ``invalidate`` was called. All else is the runner's: making, loo
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -65,6 +66,7 @@ class GTaskerPool(Pool):
         self._drivers: Drivers | None = drivers_of(dialect) if dialect is not None else None
         self._entries: dict[ConnectionPoolEntry, Entry] = {}
         self._first = BoundedSemaphore(1)
+        self._pid = os.getpid()
         self._has_connected = False
         self._recycled_at = 0.0
         self._config = Config(**config_of(self._settings, self._orig_logging_name, self._hooks()))
@@ -111,6 +113,8 @@ class GTaskerPool(Pool):
             return self._make()
         # SQLAlchemy guards the first connection with a lock that, if threading is not patched, would stop the hub for
         # ever when a second greenlet comes to it.
+        if self._pid != os.getpid():  # whoever connected when this child was forked does so in its parent alone
+            self._pid, self._first = os.getpid(), BoundedSemaphore(1)
         with self._first:
             entry = self._make()
             self._has_connected = True
