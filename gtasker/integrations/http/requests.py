@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ReadTimeoutError
 
 from gtasker.integrations._frames import let_go_of_frames
 from gtasker.integrations._patched import warn_if_unpatched
@@ -96,6 +97,8 @@ def is_healthy(error: BaseException) -> bool:
     Unhealthy is a connection that could not be made or broke off. A time-out while an answer is awaited is healthy, so
     that the request is not sent again; so is every status.
     """
+    if isinstance(error, requests.ConnectionError) and isinstance(next(iter(error.args), None), ReadTimeoutError):
+        return True  # in the middle of a body; before its beginning requests calls it a ReadTimeout
     return not isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError))
 
 
