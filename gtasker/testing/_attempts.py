@@ -61,7 +61,7 @@ class Attempts(Generic[R]):
         """A resource for the current greenlet. Switches while others have all. Raises the real runner's errors."""
         limit = self._config.acquire_timeout if timeout is None else timeout
         until = None if limit is None else monotonic() + limit
-        while (copy := self._take()) is None:
+        while (copy := self._take(kind)) is None:
             most = self._config.max_waiting
             if most is not None and self._waiting >= most:
                 raise TooManyWaitersError(f"{most} wait already ({self._account()})")
@@ -75,7 +75,7 @@ class Attempts(Generic[R]):
     def _take_for(self, task: ImmediateTask[Any]) -> Copy[R]:
         while True:
             at_work = [copy for copy in self._shelf.out if copy.kind is LeaseKind.WORKER]
-            copy = self._take() if len(at_work) < self.workers else None
+            copy = self._take(LeaseKind.WORKER) if len(at_work) < self.workers else None
             if copy is not None:
                 copy.lend(LeaseKind.WORKER, task.name, task.priority)
                 return copy
@@ -85,9 +85,9 @@ class Attempts(Generic[R]):
                     raise WouldDeadlockError(f"{task.name} waits for what only its caller could give back")
                 raise self._late(task)
 
-    def _take(self) -> Copy[R] | None:
+    def _take(self, kind: LeaseKind) -> Copy[R] | None:
         try:
-            return self._shelf.take()
+            return self._shelf.take(kind)
         except Exception as error:
             raise ResourceUnavailableError(f"no resource is left, and none can be made: {error!r}") from error
 

@@ -73,7 +73,7 @@ class ImmediateLife(Runner[R]):
         """What there is now."""
         shelf = self._shelf
         urgent = sum(task.priority < Priority.NORMAL for task in self._pending)
-        at_work = sum(copy.kind is LeaseKind.WORKER for copy in shelf.out)
+        at_work = sum(copy.is_used and copy.kind is LeaseKind.WORKER for copy in shelf.out)
         workers = min(self._bounds.base_workers, shelf.count)
         return RunnerStats(
             state=self._state,
@@ -86,7 +86,7 @@ class ImmediateLife(Runner[R]):
             delayed_tasks=0,
             available_resources=max(0, min(len(shelf.idle), shelf.count - workers)),
             live_resources=shelf.count,
-            creating_resources=0,
+            creating_resources=sum(not copy.is_made for copy in shelf.out),
             waiting_leases=0,
             abandoned=0,
         )
@@ -239,11 +239,11 @@ class ImmediateLife(Runner[R]):
             task.settle(TaskState.CANCELLED, failure=error)
             self._tally.cancelled += 1
         self._pending.clear()
-        for copy in self._shelf.out:
+        for copy in filter(lambda copy: copy.is_used, self._shelf.out):
             get_hub().loop.run_callback(self._strike, copy, copy.holder, error)
 
     def _strike(self, copy: Copy[R], holder: Any, error: RunnerKilledError) -> None:
-        if copy.holder is holder and copy in self._shelf.out and not holder.dead:  # it may have come back since
+        if copy.is_used and copy.holder is holder and not holder.dead:  # it may have come back since
             holder.throw(error)
 
     def _wait_until_closed(self, timeout: float | None) -> bool:

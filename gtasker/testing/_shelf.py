@@ -1,6 +1,7 @@
 """The shelf: the resources of an immediate runner, made when they are asked for, in the greenlet that asks.
 
-Invariant: at most `limit` exist; what lies on the shelf is fit, and what is out has exactly one holder.
+Invariant: at most `limit` exist, those being made, judged and destroyed included; what lies on the shelf is fit, and
+what is out has exactly one holder, who lays it back or destroys it, whatever is thrown into him meanwhile.
 
 Hooks are called as the real runner calls them, and what they raise is logged and counts as there; only their time is
 not bounded.
@@ -32,13 +33,15 @@ R = TypeVar("R")
 class Copy(Generic[R]):
     """One resource, and who has it for what."""
 
-    def __init__(self, number: int, value: R) -> None:
+    value: R  # not there while `on_create` makes it
+
+    def __init__(self, number: int) -> None:
         self.number = number
-        self.value = value
         self.created_at = self.since = monotonic()
         self.condemned: DestroyReason | None = None
         self.holder: Any = None
-        self.kind = LeaseKind.WORKER
+        self.is_used = False  # else a hook has it
+        self.kind: LeaseKind | None = None  # what it is wanted for
         self.priority = int(Priority.NORMAL)
         self.task: str | None = None
 
@@ -46,6 +49,19 @@ class Copy(Generic[R]):
         """The current greenlet has it from now on."""
         self.holder, self.kind, self.task, self.priority = getcurrent(), kind, task, priority
         self.since = monotonic()
+        self.is_used = True
+
+    @property
+    def is_made(self) -> bool:
+        """Whether `on_create` has returned it."""
+        return hasattr(self, "value")
+
+    @property
+    def state(self) -> ResourceState:
+        """What is happening to it; where a hook has it, that it is cared for."""
+        if self.is_used or self.holder is None:
+            return ResourceState.USED if self.is_used else ResourceState.IDLE
+        return ResourceState.CARED if self.is_made else ResourceState.CREATING
 
 
 class Shelf(Generic[R]):
@@ -71,44 +87,63 @@ class Shelf(Generic[R]):
         """Resources that exist."""
         return len(self.idle) + len(self.out)
 
-    def take(self) -> Copy[R] | None:
+    def take(self, kind: LeaseKind) -> Copy[R] | None:
         """A fit resource, made if none is idle; None if as many as may be are out. Raises what `on_create` does."""
-        copy = self._pop_fit()
-        if copy is None and self.count >= self.limit:
-            return None
-        copy = copy or self._create()
-        self.out.append(copy)
-        return copy
+        copy = self._pop_fit(kind)
+        if copy is not None or self.count >= self.limit:
+            return copy
+        return self._create(kind)
 
-    def _pop_fit(self) -> Copy[R] | None:
+    def _pop_fit(self, kind: LeaseKind) -> Copy[R] | None:
         while self.idle:
             copy = self.idle.pop()
-            reason = self._look(copy)
+            self._hold(copy, kind)
+            try:
+                reason = self._look(copy)
+            except BaseException:
+                self._destroy(copy, DestroyReason.INTERRUPTED)
+                raise
             if reason is None:
                 return copy
             self._destroy(copy, reason)
         return None
 
+    def _hold(self, copy: Copy[R], kind: LeaseKind | None) -> None:
+        copy.holder, copy.kind = getcurrent(), kind
+        self.out.append(copy)
+
+    def _let_go(self, copy: Copy[R]) -> None:
+        self.out.remove(copy)
+        copy.holder = None
+        copy.is_used = False
+        self.came_back.set()
+
+    def _lay_back(self, copy: Copy[R]) -> None:
+        self._let_go(copy)
+        copy.since = monotonic()
+        self.idle.append(copy)
+
     def fill(self) -> None:
         """Make as many as are to be ready. Raises what `on_create` does."""
         while self.count < self.kept:
-            self.idle.append(self._create())
+            self._lay_back(self._create(None))
 
     def give_back(self, copy: Copy[R], error: BaseException | None, *, discarded: bool = False) -> bool:
         """Take it back after a use that ended so, and judge it; whether the error was healthy."""
-        self.out.remove(copy)
-        copy.holder = None
-        healthy = error is None or self._is_healthy(error)
-        reason = DestroyReason.DISCARDED if discarded else self._judge(copy, error, healthy)
+        copy.holder, copy.is_used = getcurrent(), False
+        try:
+            healthy = error is None or self._is_healthy(error)
+            reason = DestroyReason.DISCARDED if discarded else self._judge(copy, error, healthy)
+        except BaseException:
+            self._destroy(copy, DestroyReason.INTERRUPTED)
+            raise
         reason = reason or copy.condemned or self.closing
-        if reason is None and self.count >= self.limit:  # it was lowered meanwhile
+        if reason is None and self.count > self.limit:  # it was lowered meanwhile
             reason = DestroyReason.SURPLUS
         if reason is None:
-            copy.since = monotonic()
-            self.idle.append(copy)
+            self._lay_back(copy)
         else:
             self._destroy(copy, reason)
-        self.came_back.set()
         return healthy
 
     def clear(self, reason: DestroyReason) -> None:
@@ -134,11 +169,11 @@ class Shelf(Generic[R]):
         now = monotonic()
         infos = []
         for copy in sorted([*self.idle, *self.out], key=lambda copy: copy.number):
-            used = copy.holder is not None
+            used = copy.is_used
             infos.append(
                 ResourceInfo(
                     resource_id=copy.number,
-                    state=ResourceState.USED if used else ResourceState.IDLE,
+                    state=copy.state,
                     owner="reserve",
                     kind=copy.kind if used else None,
                     holder=_name(copy.holder) if used else None,
@@ -163,31 +198,45 @@ class Shelf(Generic[R]):
                 stack=_stack(copy.holder),
             )
             for copy in sorted(self.out, key=lambda copy: copy.since)
+            if copy.is_used and copy.kind is not None
         ]
 
-    def _create(self) -> Copy[R]:
+    def _create(self, kind: LeaseKind | None) -> Copy[R]:
         self._last += 1
         number, began = self._last, monotonic()
+        copy: Copy[R] = Copy(number)
+        self._hold(copy, kind)
         self._emit(ResourceCreating, resource_id=number)
         try:
-            value = self._config.on_create()
-        except Exception as error:
-            self.last_error = error
-            self.failures += 1
-            self.failing_since = self.failing_since or began
-            self._tally.create_failures += 1
-            self._emit(ResourceCreateFailed, resource_id=number, error=error, next_attempt_in=0.0)
+            copy.value = self._config.on_create()
+        except BaseException as error:
+            self._let_go(copy)
+            if isinstance(error, Exception):
+                self._count_failure(number, error, began)
             raise
         self.last_error = self.failing_since = None
         self.failures = 0
         self._tally.created += 1
         self._emit(ResourceCreated, resource_id=number, seconds=monotonic() - began)
-        return Copy(number, value)
+        copy.created_at = monotonic()
+        return copy
+
+    def _count_failure(self, number: int, error: Exception, began: float) -> None:
+        self.last_error = error
+        self.failures += 1
+        self.failing_since = self.failing_since or began
+        self._tally.create_failures += 1
+        self._emit(ResourceCreateFailed, resource_id=number, error=error, next_attempt_in=0.0)
 
     def _destroy(self, copy: Copy[R], reason: DestroyReason) -> None:
-        self._call("on_destroy", self._config.on_destroy, copy.value)
-        self._tally.destroyed += 1
-        self._emit(ResourceDestroyed, resource_id=copy.number, reason=reason)
+        if copy.holder is None:
+            self._hold(copy, None)
+        try:
+            self._call("on_destroy", self._config.on_destroy, copy.value)
+        finally:
+            self._let_go(copy)
+            self._tally.destroyed += 1
+            self._emit(ResourceDestroyed, resource_id=copy.number, reason=reason)
 
     def _look(self, copy: Copy[R]) -> DestroyReason | None:
         config, now = self._config, monotonic()

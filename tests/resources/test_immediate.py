@@ -21,6 +21,7 @@ from gtasker import (
     LeaseKind,
     MaxRetriesExceededError,
     Priority,
+    ResourceState,
     ResourceUnavailableError,
     Runner,
     RunnerKilledError,
@@ -38,7 +39,16 @@ from gtasker import (
 )
 from gtasker.events import DestroyReason, ResourceCreated, ResourceDestroyed, StateChanged
 from gtasker.testing.immediate import ImmediateRunner
-from gtasker.testing.ledger import CreateFailedError, HeldTask, Ledger, LedgerResource, UnfitError, touch
+from gtasker.testing.ledger import (
+    PATIENCE,
+    CreateFailedError,
+    Door,
+    HeldTask,
+    Ledger,
+    LedgerResource,
+    UnfitError,
+    touch,
+)
 
 
 class Make(Protocol):
@@ -727,3 +737,45 @@ def test_a_partial_and_a_callable_object_are_named_by_what_they_call(make_immedi
 
 def wait_long(resource: LedgerResource, seconds: float) -> None:
     Event().wait(seconds)
+
+
+def test_the_bound_holds_while_hooks_wait(books: Ledger) -> None:
+    books.bound = 1
+    books.creating.hold()
+    runner: Runner[Any] = ImmediateRunner(
+        **books.options(), worker_count=1, max_resources=1, resource_pool_size=0, max_worker_count=1
+    )
+
+    users = [gevent.spawn(runner.run_task, touch, number) for number in range(3)]
+    books.creating.wait_entered(1)
+    gevent.sleep(0)
+    assert runner.stats().creating_resources == 1
+    assert [one.state for one in runner.resources()] == [ResourceState.CREATING]
+    books.creating.release()
+
+    assert sorted(user.get(timeout=PATIENCE) for user in users) == [0, 1, 2]
+    assert books.peak == 1
+    runner.kill()
+
+
+@pytest.mark.parametrize("hook", ["judging", "resetting", "probing", "destroying", "vouching"])
+def test_who_is_killed_in_a_hook_leaves_no_resource(hook: str, books: Ledger) -> None:
+    hooks = {"reset": books.reset, "check_resource": books.probe, "on_interrupt": books.vouch, "check_idle": 0.0}
+    runner: Runner[Any] = ImmediateRunner(**books.options(), **hooks, worker_count=1, resource_pool_size=0)
+    runner.run_task(touch, 0)
+    door: Door = getattr(books, hook)
+    door.hold()
+
+    def use(_: LedgerResource) -> None:
+        if hook == "judging":
+            raise ValueError
+        if hook == "vouching":
+            raise gevent.Timeout
+
+    user = gevent.spawn(runner.recycle if hook == "destroying" else lambda: runner.run_task(use))
+    door.wait_entered(door.left + 1)
+    user.kill()
+    door.release()
+
+    assert runner.kill().complete
+    assert books.created == books.destroyed == 1
