@@ -1,6 +1,6 @@
 """The connections of one server: who is in a request, who idles, and who waits before the door.
 
-Invariant: a request that has begun to arrive is never hung up on, and an error meant for a request reaches no other.
+Invariant: a request whose head has arrived is never hung up on, and an error meant for a request reaches no other.
 """
 
 from __future__ import annotations

@@ -216,6 +216,14 @@ def test_it_is_served_to_this_machine_alone_unless_told_otherwise(dashboard: Das
     assert server.address[0] == "127.0.0.1"
 
 
+def test_all_that_it_serves_at_ends_with_it(dashboard: Dashboard) -> None:
+    servers = [dashboard.serve(port=0) for _ in range(2)]
+
+    dashboard.close()
+
+    assert all(server.closed for server in servers)
+
+
 def test_nothing_may_be_cached_framed_or_loaded_from_elsewhere(dashboard: Dashboard) -> None:
     for answer in (Visitor(dashboard).ask("/"), insider(dashboard).ask("/"), insider(dashboard).ask("/stats.json")):
         policy = answer.headers["Content-Security-Policy"]

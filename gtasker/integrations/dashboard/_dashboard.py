@@ -24,6 +24,8 @@ from gtasker.integrations.dashboard._shelf import Shelf
 
 TOKEN_VARIABLE = "GTASKER_DASHBOARD_TOKEN"
 DIRECTORY_VARIABLE = "GTASKER_DASHBOARD_DIRECTORY"
+_CONNECTIONS = 100
+"""Served at a time by `serve`: whoever opens more uses up the page's, not the descriptors of the application."""
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
@@ -55,7 +57,7 @@ class Dashboard:
         token = token or os.environ.get(TOKEN_VARIABLE) or None
         directory = directory or os.environ.get(DIRECTORY_VARIABLE) or None
         self._loopback_only = loopback_only
-        self._server: WSGIServer | None = None
+        self._servers: list[WSGIServer] = []
         self._home = Home()
         self._journal = Journal(show_messages=details)
         self._app: App | None = None
@@ -99,10 +101,10 @@ class Dashboard:
     def close(self) -> None:
         """Look no more, end what `serve` began, and be off from now on. Switches."""
         is_on, self._app = self._app is not None, None
-        server, self._server = self._server, None
+        servers, self._servers = self._servers, []
         if is_on:
             self._sampler.stop()
-        if server is not None:
+        for server in servers:
             server.stop(timeout=1.0)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -132,6 +134,8 @@ class Dashboard:
     def serve(self, host: str = "127.0.0.1", port: int = 8484) -> WSGIServer:
         """Serve the page alone, at an address of its own, until `close`; return the server. Never switches.
 
+        Called again it serves at another address, too.
+
         Raises ValueError without a token, or for an address that others reach while `loopback_only` is set.
         """
         if self._app is None:
@@ -139,9 +143,10 @@ class Dashboard:
         if self._loopback_only and host not in _LOOPBACK:
             raise ValueError(f"{host} can be reached from elsewhere; that needs loopback_only=False")
         self.start()
-        self._server = WSGIServer((host, port), self, log=None)
-        self._server.start()
-        return self._server
+        server = WSGIServer((host, port), self, log=None, spawn=_CONNECTIONS)
+        server.start()
+        self._servers.append(server)
+        return server
 
     def _view(self, after: int) -> dict[str, Any]:
         def look() -> dict[str, Any]:
