@@ -87,8 +87,16 @@ def bounded(options: Mapping[str, Any], limiter: Limiter, *, patience: float = 1
     """
     create, destroy = options["on_create"], options["on_destroy"]
     forget: Callable[[Any], None] | None = options.get("on_forget")
-    # By identity, for a resource need not be hashable; the runner keeps each alive until it is destroyed.
-    slots: dict[int, Slot] = {}
+    # By identity, for a resource need not be hashable; the runner keeps each alive until it is destroyed. One object
+    # may stand for several: a client that all share.
+    slots: dict[int, list[Slot]] = {}
+
+    def slot_of(resource: Any) -> Slot:
+        held = slots[id(resource)]
+        slot = held.pop()
+        if not held:
+            del slots[id(resource)]
+        return slot
 
     def on_create() -> Any:
         slot = limiter.acquire(patience)
@@ -97,17 +105,17 @@ def bounded(options: Mapping[str, Any], limiter: Limiter, *, patience: float = 1
         except BaseException:
             slot.release()
             raise
-        slots[id(resource)] = slot
+        slots.setdefault(id(resource), []).append(slot)
         return resource
 
     def on_destroy(resource: Any) -> None:
         try:
             destroy(resource)
         finally:
-            slots.pop(id(resource)).release()
+            slot_of(resource).release()
 
     def on_forget(resource: Any) -> None:
-        slots.pop(id(resource)).forget()
+        slot_of(resource).forget()
         if forget is not None:
             forget(resource)
 

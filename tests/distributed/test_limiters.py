@@ -47,6 +47,18 @@ def test_a_runner_never_has_more_resources_than_its_share(ledger: Ledger, make_r
     assert runner.run_task(lambda _: "again") == "again"
 
 
+def test_a_resource_that_stands_for_several_gives_each_of_their_slots_back() -> None:
+    share, shared = Share(2), object()
+    hooks = bounded({"on_create": lambda: shared, "on_destroy": lambda _: None}, share)
+    made = [hooks["on_create"](), hooks["on_create"]()]
+
+    for resource in made:
+        hooks["on_destroy"](resource)
+
+    for _ in made:
+        share.acquire(0.0)
+
+
 def test_a_slot_comes_back_when_a_resource_cannot_be_made() -> None:
     share = Share(1)
     failing = bounded({"on_create": _refuse, "on_destroy": _refuse}, share)
