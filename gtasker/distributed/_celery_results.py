@@ -1,11 +1,14 @@
 """Celery's results, with what an exception needs to be raised again as its own class.
 
 Invariant: what is stored can be read by Celery's own `AsyncResult` as well; and while Redis is away, full, or no
-primary, a result waits, for a task that did what it should must not be told as failed.
+primary, a result waits, for a task that did what it should must not be told as failed; in a worker that is being
+stopped it does not wait for ever: its message is delivered again.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +23,18 @@ _ENDS = frozenset({"SUCCESS", "FAILURE"})
 
 told_as: dict[str, dict[str, Any]] = {}
 """How the failures are told that are on their way to the backend, by message."""
+
+
+_LAST_PATIENCE = 30.0  # seconds that a worker which is being stopped goes on trying to store a result
+
+
+class _Patience:
+    until = math.inf
+
+
+def hurry(**_: Any) -> None:
+    """The worker is being stopped: try for so long, and no longer. Never switches. For `worker_shutting_down`."""
+    _Patience.until = min(_Patience.until, time.monotonic() + _LAST_PATIENCE)
 
 
 class Backend(RedisBackend):  # type: ignore[misc]  # Celery has no types
@@ -42,6 +57,8 @@ class Backend(RedisBackend):  # type: ignore[misc]  # Celery has no types
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
         """Whether to store it again later (`result_backend_always_retry`)."""
+        if time.monotonic() > _Patience.until:
+            return False
         return isinstance(exc, (OutOfMemoryError, ReadOnlyError)) or super().exception_safe_to_retry(exc)
 
 

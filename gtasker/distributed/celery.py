@@ -26,7 +26,7 @@ from kombu.entity import Exchange, Queue
 
 from gtasker import Runner, StartError
 from gtasker.distributed._attempt import NotBegunError, attempt, is_worth_another, may_try_again
-from gtasker.distributed._celery_results import Backend, answer_of, settle, told_as
+from gtasker.distributed._celery_results import Backend, answer_of, hurry, settle, told_as
 from gtasker.distributed._engine import Work
 from gtasker.distributed._handle import RemoteTask
 from gtasker.distributed._keys import Keys
@@ -85,6 +85,7 @@ class CeleryEngine:
         self.app.conf.update(_settings(namespace, visibility_timeout, result_ttl))
         # Not weakly: nobody else keeps a bound method.
         signals.worker_init.connect(self._start, weak=False)
+        signals.worker_shutting_down.connect(hurry, weak=False)
         signals.worker_shutdown.connect(self._stop, weak=False)
         signals.task_postrun.connect(self._ended, weak=False)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 
 import pytest
+import redis
+from celery import signals  # type: ignore[import-untyped]
 
 from gtasker import MaxRetriesExceededError, TaskTimeoutError
-from gtasker.distributed import DistributedError, EngineUnavailableError, RemoteTaskError
+from gtasker.distributed import DistributedError, EngineUnavailableError, RemoteTaskError, _celery_results
 from gtasker.distributed.celery import CeleryEngine
 from gtasker.testing.redis import ThrowAwayRedis
 from tests.distributed._app import App, StrangeError, UnfitError, make_runner
@@ -157,6 +160,22 @@ def test_a_result_waits_until_it_can_be_stored(how: str, monkeypatch: pytest.Mon
         log.removeHandler(healer)
         backend.client.close()
         engine.close()
+
+
+def test_a_worker_that_is_being_stopped_does_not_try_to_store_a_result_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_celery_results, "_LAST_PATIENCE", 0.0)
+    monkeypatch.setattr(_celery_results._Patience, "until", math.inf)
+    engine = CeleryEngine("redis://127.0.0.1:1/0")
+    backend = engine.app.backend
+    monkeypatch.setitem(backend.retry_policy, "max_retries", 1)
+
+    signals.worker_shutting_down.send(sender=None)
+
+    with pytest.raises(redis.ConnectionError):
+        backend.store_result("id", 7, "SUCCESS")
+    engine.close()
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Celery's
