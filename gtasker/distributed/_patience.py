@@ -50,6 +50,11 @@ class Patience(Retry):
                     raise
                 gevent.sleep(_REFUSED)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether commands fail now that Redis does not answer. Never switches."""
+        return time.monotonic() > self._until
+
     def be_patient(self, seconds: float) -> None:
         """Try for so long from now on. Never switches."""
         self._until = time.monotonic() + seconds

@@ -32,6 +32,14 @@ class Results(RedisBackend):  # type: ignore[misc]  # the base has no types
     def __init__(self, client: redis.Redis, namespace: str, tasks: Mapping[str, Work]) -> None:
         super().__init__(client=client, namespace=namespace, use_namespace_prefix_keys=True)
         self._tasks = tasks
+        self.unstored: set[str] = set()
+        """The messages whose result could not be stored yet."""
+
+    def store_result(self, message: Any, result: Any, ttl: int) -> None:
+        """Store it."""
+        self.unstored.add(message.message_id)
+        super().store_result(message, result, ttl)
+        self.unstored.discard(message.message_id)
 
     def store_exception(self, message: Any, exception: BaseException, ttl: int) -> None:
         """Store it with its module, arguments and traceback."""
@@ -40,7 +48,9 @@ class Results(RedisBackend):  # type: ignore[misc]  # the base has no types
         spent = task is not None and tries > 1 and is_worth_another(task, exception)
         told = describe(exception, tries if spent else None)
         stored = {"__t": _CANARY, "exn": {"type": told["type"], "msg": told["message"], _OURS: told}}
+        self.unstored.add(message.message_id)
         self._store(self.build_message_key(message), stored, ttl)
+        self.unstored.discard(message.message_id)
 
     def ask(self, handles: Sequence[RemoteTask[Any]]) -> list[bytes | None]:
         """What is stored for each of them, or None, in one round trip. Switches."""

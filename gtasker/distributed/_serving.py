@@ -14,7 +14,7 @@ import gevent
 import redis
 from dramatiq import ActorNotFound, Message
 from dramatiq.brokers.redis import RedisBroker
-from dramatiq.middleware import Middleware
+from dramatiq.middleware import Middleware, MiddlewareError
 from gevent import Greenlet, monkey
 
 from gtasker import Runner, StartError
@@ -50,6 +50,7 @@ class RunnerMiddleware(Middleware):
         self._runners = list(runners)
         self._stop_timeout = stop_timeout
         self._sweeper: Greenlet[..., None] | None = None
+        self._parting: set[str] = set()  # ids of what is being acknowledged
         self._running: set[str] = set()  # ids in Redis of what is being processed, until it is gone from there
 
     def after_process_boot(self, broker: Any) -> None:
@@ -100,8 +101,20 @@ class RunnerMiddleware(Middleware):
         if (exception is None or message.failed) and (key := message.options.get(KEY)):
             self._parts.keys.forget(key, message.message_id)
 
+    def before_ack(self, broker: Any, message: Any) -> None:
+        """Keep in Redis what nobody could be told of. Never switches. Raises MiddlewareError.
+
+        When patience is over, Dramatiq goes on trying to acknowledge, for ten minutes: were Redis back by then, the
+        message would be gone without an answer.
+        """
+        tried_before = message.message_id in self._parting
+        self._parting.add(message.message_id)
+        if self._parts.patience.is_over and (tried_before or message.message_id in self._parts.results.unstored):
+            raise MiddlewareError(f"{message} is left to be delivered again: Redis did not answer in time")
+
     def before_nack(self, broker: Any, message: Any) -> None:
         """Tell the sender of a task that is not known here, for Dramatiq tells nobody. Switches."""
+        self.before_ack(broker, message)
         if message.actor_name in broker.actors:
             return
         unknown: Any = ActorNotFound(  # type: ignore[no-untyped-call]
@@ -113,6 +126,8 @@ class RunnerMiddleware(Middleware):
 
     def after_ack(self, broker: Any, message: Any) -> None:
         """Redis has forgotten it. Never switches."""
+        self._parting.discard(message.message_id)
+        self._parts.results.unstored.discard(message.message_id)
         self._running.discard(message.options["redis_message_id"])
 
     after_nack = after_ack

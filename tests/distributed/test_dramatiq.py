@@ -8,8 +8,9 @@ from typing import Any
 import gevent
 import gevent.event
 import pytest
-from dramatiq import ActorNotFound
-from dramatiq.middleware import CurrentMessage
+import redis
+from dramatiq import ActorNotFound, Message
+from dramatiq.middleware import CurrentMessage, MiddlewareError
 
 from gtasker import MaxRetriesExceededError, ResourceUnavailableError, Runner, TaskState, TaskTimeoutError
 from gtasker.distributed import NotJSONError, RemoteTaskError, task
@@ -209,3 +210,21 @@ def test_a_thousand_messages_have_each_effect_once(app: App, observer: Observer)
 
 def _refuse(*_: object) -> None:
     raise ConnectionRefusedError("the backend is down")
+
+
+def test_who_is_being_stopped_acknowledges_nothing_that_nobody_could_be_told_of() -> None:
+    engine = DramatiqEngine("redis://127.0.0.1:1/0")  # nobody is there, and who sends is not patient
+    told, untold = (
+        Message[Any](queue_name="normal", actor_name="add", args=(), kwargs={}, options={"redis_message_id": name})
+        for name in ("told", "untold")
+    )
+    with pytest.raises(redis.ConnectionError):
+        engine.results.store_result(untold, 7, 1000)
+
+    for signal in ("ack", "nack"):
+        with pytest.raises(MiddlewareError, match="left to be delivered again"):
+            engine.broker.emit_before(signal, untold)
+    engine.broker.emit_before("ack", told)
+    with pytest.raises(MiddlewareError, match="left to be delivered again"):  # Redis did not hear of it
+        engine.broker.emit_before("ack", told)
+    engine.close()
