@@ -39,7 +39,7 @@ class Backlog(Gathering[R]):
     def __init__(self, site: Site[R], stock: Stock[R], judge: Judge[R]) -> None:
         super().__init__(site, stock)
         self._judge = judge
-        self._is_called = False
+        self._is_called = self._has_let_pass = False
         # Wired by the core:
         self.dismiss: Callable[[Any], bool] = lambda worker: False  # let this worker go, if it is one too many
         self.inspect: Callable[[Resource[R]], object] = lambda resource: None  # have it checked, by an errand
@@ -119,6 +119,11 @@ class Backlog(Gathering[R]):
     def wake(self) -> None:
         """Let idle workers serve what waits, while the turn lasts. In the hub. Switches to one after another."""
         idle, turn = self.idle, self._turn
+        if turn.woken and not self._has_let_pass:  # who was answered or granted something meanwhile goes on first
+            self._has_let_pass = True
+            turn.soon(self)
+            return
+        self._has_let_pass = False
         try:
             while self.tasks.live and idle and turn.left > 0 and not self.paused:
                 worker = self._pick()

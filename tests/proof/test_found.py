@@ -319,6 +319,27 @@ def test_a_loan_granted_to_an_attempt_is_not_taken_for_one_that_an_earlier_attem
     assert ledger.destroyed == 0
 
 
+def test_who_came_before_begins_before_also_when_much_is_made_at_once(make_runner: MakeRunner, ledger: Ledger) -> None:
+    ledger.creating.hold()
+    runner = make_runner(worker_count=2, resource_pool_size=2)
+    begun: list[str] = []
+
+    def lend() -> None:
+        with runner.lease():
+            begun.append("the lease")
+
+    first = runner.submit(lambda _: begun.append("the task before"))
+    lease = gevent.spawn(lend)
+    assert settles(lambda: runner.stats().waiting_leases == 1, PATIENCE)
+    last = runner.submit(lambda _: begun.append("the task after"))
+
+    ledger.creating.release()
+
+    gevent.joinall([lease], timeout=PATIENCE, raise_error=True)
+    assert gevent.wait([first, last], timeout=PATIENCE) == [first, last]
+    assert begun.index("the lease") < begun.index("the task after")
+
+
 def spend_the_turn() -> None:
     """Do to the hub's budget what 64 attempts of anybody's do."""
     turn = turn_of(gevent.get_hub())
