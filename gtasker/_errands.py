@@ -108,9 +108,9 @@ class Errands:
                 self._next().switch()
                 now = monotonic()
         finally:
-            self._is_called = False
-            if self._jobs and not self.inert:
-                self._call()
+            self._is_called = bool(self._jobs) and not self.inert
+            if self._is_called:  # not at once: jobs that block would keep the loop from all else
+                self._turn.after_poll(self)
 
     def _next(self) -> _Errand:
         if self._parked:

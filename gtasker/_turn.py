@@ -51,6 +51,7 @@ class Turn:
         "_hub",
         "_loop",
         "_polls",
+        "_postponed",
         "_timer",
         "left",
         "scheduled",
@@ -67,6 +68,7 @@ class Turn:
         self._timer = hub.loop.timer(0.0)
         self.woken: deque[Wakeable] = deque()  # who was answered or served, and has not run since
         self.scheduled = False
+        self._postponed: list[Wakeable] = []  # to be woken when the loop has polled
         self._dispatchers: list[Dispatcher] = []
         self.left = _HALF_ATTEMPTS
         self.until = 0.0
@@ -101,6 +103,12 @@ class Turn:
         if not self.scheduled:
             self.schedule()
 
+    def after_poll(self, wakeable: Wakeable) -> None:
+        """Have `wakeable.wake()` called when the loop has polled, in a new turn. Never switches."""
+        self._postponed.append(wakeable)
+        if not self._timer.active:
+            self._timer.start(self._begin)
+
     def schedule(self) -> None:
         """Have those in `woken` woken. Never switches."""
         self.scheduled = True
@@ -114,13 +122,14 @@ class Turn:
         """Take back `join`. With nobody left at work there is no turn to spend, and no timer."""
         if dispatcher in self._dispatchers:
             self._dispatchers.remove(dispatcher)
-        if not self._dispatchers:
+        if not self._dispatchers and not self._postponed:
             self._timer.stop()
             self.left = _HALF_ATTEMPTS
 
     def renounce(self) -> None:
         """In a forked child: forget what was under way in the parent. Never switches."""
         self.woken.clear()
+        self._postponed.clear()
         self._dispatchers.clear()
         self._timer.stop()
         self.left = _HALF_ATTEMPTS
@@ -132,6 +141,8 @@ class Turn:
         self.left = _HALF_ATTEMPTS
         self._began_at = monotonic()
         self.until = self._began_at + _HALF_SPAN
+        while self._postponed:
+            self.soon(self._postponed.pop())
         if self._dispatchers:  # the first of this turn is the last of the next: all runners have their share
             self._dispatchers.append(self._dispatchers.pop(0))
         for dispatcher in tuple(self._dispatchers):

@@ -74,8 +74,9 @@ class Watch(Generic[R]):
         self._where = ""
 
     def _look(self, event: object) -> None:
-        # In the OS thread of gevent's monitor, while the loop's own thread is at work.
-        if isinstance(event, EventLoopBlocked) and event.hub is self._site.hub:
+        # In the OS thread of gevent's monitor, while the loop's own thread is at work. The first look counts: at the
+        # last one the block may be over.
+        if isinstance(event, EventLoopBlocked) and event.hub is self._site.hub and not self._where:
             frame = sys._current_frames().get(self._site.thread)
             if frame is not None:
                 self._where = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"

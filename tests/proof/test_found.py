@@ -6,6 +6,7 @@ Invariant: each test failed before its mend, by a hang, a foreign answer or a br
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -338,6 +339,23 @@ def test_who_came_before_begins_before_also_when_much_is_made_at_once(make_runne
     gevent.joinall([lease], timeout=PATIENCE, raise_error=True)
     assert gevent.wait([first, last], timeout=PATIENCE) == [first, last]
     assert begun.index("the lease") < begun.index("the task after")
+
+
+def test_creates_that_block_and_fail_leave_the_loop_its_turns(make_runner: MakeRunner) -> None:
+    def create() -> LedgerResource:
+        until = monotonic() + 0.01  # longer than jobs may go on, and than the pause between two attempts
+        while monotonic() < until:
+            pass
+        raise ConnectionError
+
+    runner = make_runner(worker_count=1, resource_pool_size=0, on_create=create, create_backoff=(0.001, 0.002))
+    task = runner.submit(touch, "never")
+
+    for _ in range(5):
+        gevent.sleep(0.001)  # each needs the timers of the loop
+
+    assert not task.ready()
+    assert runner.kill().complete
 
 
 def spend_the_turn() -> None:
