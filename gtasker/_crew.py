@@ -183,7 +183,7 @@ class Crew(Generic[R]):
         backlog = self._backlog
         oldest = backlog.tasks.oldest()
         arrivals, completions = self._site.meter.rates(now)
-        begun = min(len(backlog.tasks), backlog.about_to_serve)  # as good as
+        begun = backlog.as_good_as_begun
         idle = self.idle - begun
         return Load(
             backlog=len(backlog.tasks) - begun,

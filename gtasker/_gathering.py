@@ -116,6 +116,11 @@ class Gathering(Generic[R]):
         """How many of the idle workers will take a task each as soon as the loop turns, if there is one."""
         return 0 if self.paused else max(0, len(self.idle) - self.loans.live)
 
+    @property
+    def as_good_as_begun(self) -> int:
+        """How many tasks in line an idle worker is about to take; they do not count as waiting."""
+        return min(self.tasks.live, self.about_to_serve)
+
     def everything(self) -> list[Task[Any]]:
         """All tasks that wait, in line or for their next attempt."""
         return [*self.tasks, *self.delayed]

@@ -37,15 +37,15 @@ class Views(Generic[R]):
         """What there is now."""
         crew, stock, backlog = self._crew, self._stock, self._backlog
         workers = len(crew.workers)
-        urgent = backlog.tasks.above(Priority.NORMAL)
+        urgent, waiting, begun = backlog.tasks.above(Priority.NORMAL), len(backlog.tasks), backlog.as_good_as_begun
         return RunnerStats(
             state=self._site.life.state,
             base_workers=crew.base,
             active_workers=stock.owned,
             burst_workers=max(0, workers - crew.base),
-            busy_workers=max(0, stock.owned - crew.idle),
-            queued_tasks=len(backlog.tasks) - urgent,
-            priority_tasks=urgent,
+            busy_workers=max(0, stock.owned - crew.idle + begun),
+            queued_tasks=waiting - max(urgent, begun),
+            priority_tasks=max(0, urgent - begun),
             delayed_tasks=len(backlog.delayed),
             available_resources=len(backlog.spare),
             live_resources=len(stock.records) + len(stock.unmaking),
