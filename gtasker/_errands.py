@@ -32,8 +32,6 @@ else:
 
 # So many greenlets wait for their next errand; more than that end.
 _KEPT = 8
-# Seconds after which jobs that never wait give the loop its turn.
-_SPAN = 0.005
 
 Job = tuple[Callable[..., object], tuple[Any, ...]]
 
@@ -102,14 +100,14 @@ class Errands:
     def wake(self) -> None:
         """Have all jobs begun, while there is time. In the hub. Switches to one greenlet after another."""
         now = monotonic()
-        self._until = now + _SPAN
+        self._until = self._turn.chores_until(now)
         try:
             while self._jobs and now <= self._until and not self.inert:
                 self._next().switch()
                 now = monotonic()
         finally:
             self._is_called = bool(self._jobs) and not self.inert
-            if self._is_called:  # not at once: jobs that block would keep the loop from all else
+            if self._is_called:
                 self._turn.after_poll(self)
 
     def _next(self) -> _Errand:

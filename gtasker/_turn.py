@@ -3,6 +3,9 @@
 Invariant: between two polls for I/O at most `ATTEMPTS` attempts begin, and none begins after `SPAN` seconds of them.
 While `left` is 0 the timer is armed that begins the next turn: who counts down to 0 calls `checkpoint` in that step.
 
+Jobs that are no attempts (resets, creations) have a span of their own, so that neither kind keeps the other from going
+on; it is one for all runners, too.
+
 Callbacks (`run_callback`, `sleep(0)`) do not let libev poll: it polls only between batches of them. So a spent turn
 waits for a zero *timer*, which fires after a poll, and everything that wants to hand work over waits for that one.
 The budget is spent in two halves. After each half one looks whether the loop has polled meanwhile (its iteration count
@@ -19,6 +22,7 @@ from weakref import WeakValueDictionary
 
 ATTEMPTS = 64
 SPAN = 0.010  # seconds
+CHORES = 0.005  # likewise, of jobs that are no attempts and never wait
 
 _HALF_ATTEMPTS = ATTEMPTS // 2
 _HALF_SPAN = SPAN / 2
@@ -46,12 +50,14 @@ class Turn:
     __slots__ = (
         "__weakref__",
         "_began_at",
+        "_chores_polls",
+        "_chores_until",
         "_dispatchers",
         "_halves",
         "_hub",
+        "_late",
         "_loop",
         "_polls",
-        "_postponed",
         "_timer",
         "left",
         "scheduled",
@@ -66,9 +72,11 @@ class Turn:
         self._halves = 0
         self._began_at = 0.0  # of the present half
         self._timer = hub.loop.timer(0.0)
+        self._chores_polls = -1
+        self._chores_until = 0.0
+        self._late: deque[Wakeable] = deque()  # to be woken after the next poll
         self.woken: deque[Wakeable] = deque()  # who was answered or served, and has not run since
         self.scheduled = False
-        self._postponed: list[Wakeable] = []  # to be woken when the loop has polled
         self._dispatchers: list[Dispatcher] = []
         self.left = _HALF_ATTEMPTS
         self.until = 0.0
@@ -104,10 +112,18 @@ class Turn:
             self.schedule()
 
     def after_poll(self, wakeable: Wakeable) -> None:
-        """Have `wakeable.wake()` called when the loop has polled, in a new turn. Never switches."""
-        self._postponed.append(wakeable)
+        """Have `wakeable.wake()` called in the hub once the loop has polled. Never switches."""
+        self._late.append(wakeable)
         if not self._timer.active:
             self._timer.start(self._begin)
+
+    def chores_until(self, now: float) -> float:
+        """Until when jobs that never wait may keep the loop; what is left then waits for a poll. Never switches."""
+        polls = self._loop.iteration
+        if polls != self._chores_polls:
+            self._chores_polls = polls
+            self._chores_until = now + CHORES
+        return self._chores_until
 
     def schedule(self) -> None:
         """Have those in `woken` woken. Never switches."""
@@ -122,14 +138,15 @@ class Turn:
         """Take back `join`. With nobody left at work there is no turn to spend, and no timer."""
         if dispatcher in self._dispatchers:
             self._dispatchers.remove(dispatcher)
-        if not self._dispatchers and not self._postponed:
-            self._timer.stop()
+        if not self._dispatchers:
             self.left = _HALF_ATTEMPTS
+            if not self._late:
+                self._timer.stop()
 
     def renounce(self) -> None:
         """In a forked child: forget what was under way in the parent. Never switches."""
         self.woken.clear()
-        self._postponed.clear()
+        self._late.clear()
         self._dispatchers.clear()
         self._timer.stop()
         self.left = _HALF_ATTEMPTS
@@ -141,8 +158,6 @@ class Turn:
         self.left = _HALF_ATTEMPTS
         self._began_at = monotonic()
         self.until = self._began_at + _HALF_SPAN
-        while self._postponed:
-            self.soon(self._postponed.pop())
         if self._dispatchers:  # the first of this turn is the last of the next: all runners have their share
             self._dispatchers.append(self._dispatchers.pop(0))
         for dispatcher in tuple(self._dispatchers):
@@ -150,6 +165,9 @@ class Turn:
                 dispatcher.dispatch()
             except BaseException as error:
                 self._hub.handle_error(dispatcher, type(error), error, error.__traceback__)
+        self._late.rotate(-1)  # who had the time of this turn comes last in the next
+        while self._late:
+            self.soon(self._late.popleft())
 
     def _wake(self) -> None:
         woken = self.woken
