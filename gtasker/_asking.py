@@ -16,6 +16,7 @@ from greenlet import getcurrent
 from gtasker._admission import Admission
 from gtasker._backlog import Backlog
 from gtasker._events import LeaseFailed, LeaseFailure, LeaseGranted, LeaseRequested
+from gtasker._extras import told
 from gtasker._loan import Loan, LoanState, Resource
 from gtasker._returning import Returning
 from gtasker._site import Site, get_ident
@@ -137,7 +138,7 @@ class Asking(Generic[R]):
 
     def unavailable(self) -> ResourceUnavailableError:
         """The error that says that the backend is down, with the last reason."""
-        error = ResourceUnavailableError(f"no resource is left, and none can be made: {self._stock.last_error!r}")
+        error = ResourceUnavailableError(f"no resource is left, and none can be made: {told(self._stock.last_error)}")
         error.__cause__ = self._stock.last_error
         return error
 
@@ -158,7 +159,7 @@ class Asking(Generic[R]):
         at_work = [r for r in stock.records.values() if r.worker is not None and r.worker.attempt is not None]
         starts = [resource.taken_at for resource in held] + [r.worker.started_at for r in at_work]
         longest = f", the longest for {now - min(starts):.3g} s" if starts else ""
-        failed = f"; on_create said last: {stock.last_error!r}" if stock.last_error is not None else ""
+        failed = f"; on_create said last: {told(stock.last_error)}" if stock.last_error is not None else ""
         return (
             f"{stock.slots} of {stock.limit} exist, {len(at_work)} held by workers, {len(held)} by leases{longest}; "
             f"{stock.creating} being created, {len(self._backlog.loans)} waiting{failed}"

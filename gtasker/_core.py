@@ -16,6 +16,7 @@ from gtasker._closing import Closing
 from gtasker._config import Config
 from gtasker._events import LeaseFailure, StateChanged
 from gtasker._forks import enroll, retire
+from gtasker._extras import told
 from gtasker._lifecycle import State
 from gtasker._rooms import Rooms
 from gtasker._submitting import Submitting
@@ -115,7 +116,7 @@ class Core(Rooms[R]):
 
     def _why_not_ready(self, timeout: float | None) -> str:
         within = "" if timeout is None else f" within {timeout:g} s"
-        cause = self._create_error or "on_create has not returned"
+        cause = told(self._create_error, str) if self._create_error is not None else "on_create has not returned"
         return f"{max(1, self.stock.missing())} resources could not be made{within}: {cause}"
 
     def undo(self) -> None:
@@ -224,7 +225,7 @@ class Core(Rooms[R]):
         for task in self.backlog.everything():
             self.outcomes.refuse(task, self.asking.unavailable())
         self.asking.refuse_all(self.asking.unavailable, LeaseFailure.UNAVAILABLE)
-        self.site.log(logging.ERROR, "the backend is down, waiting tasks are refused: %r", error)
+        self.site.log(logging.ERROR, "the backend is down, waiting tasks are refused: %s", told(error))
 
     def _on_ctx(self, ctx: Any) -> None:
         if self.site.life.is_open:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import enum
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,9 +39,17 @@ QUEUED, RUNNING, RETRYING, DONE, FAILED, CANCELLED = TaskState
 
 def name_of(fn: Any) -> str:
     """What a callable is called in messages: its qualified name, found below `functools.partial`."""
-    while hasattr(fn, "func"):
+    while isinstance(fn, partial):
         fn = fn.func
     return getattr(fn, "__qualname__", None) or type(fn).__name__
+
+
+def told(error: BaseException | None, how: Callable[[object], str] = repr) -> str:
+    """`repr(error)`, or what can be said of an error that raises when it is asked for it."""
+    try:
+        return how(error)
+    except BaseException as fault:
+        return f"<{type(error).__name__}, which cannot be shown: {type(fault).__name__}>"
 
 
 class Extras:

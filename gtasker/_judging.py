@@ -23,6 +23,7 @@ from gevent import monkey
 
 from gtasker._calls import Calls
 from gtasker._events import DestroyReason
+from gtasker._extras import told
 from gtasker._loan import Resource
 from gtasker._site import Site
 from gtasker.errors import GTaskerError
@@ -86,7 +87,7 @@ class Judge(Generic[R]):
         try:
             good = bool(self._calls.call("check_resource", self._site.config.hook_timeout, self._check, resource.value))
         except BaseException as error:
-            self._site.log(logging.INFO, "check_resource says no: %r", error)
+            self._site.log(logging.INFO, "check_resource says no: %s", told(error))
             good = False
         if good:
             resource.checked_at = monotonic()

@@ -19,7 +19,7 @@ from greenlet import getcurrent
 from gtasker._backlog import Backlog
 from gtasker._calls import PATIENCE, Calls, Interrupt
 from gtasker._events import TaskCancelled, TaskRetried, TaskTimedOut
-from gtasker._extras import CANCELLED, DONE, FAILED, RUNNING, Unheard, name_of
+from gtasker._extras import CANCELLED, DONE, FAILED, RUNNING, Unheard, name_of, told
 from gtasker._metrics import TaskTimes
 from gtasker._site import Site, get_ident
 from gtasker._task import Owner, Task, extras_of
@@ -267,7 +267,7 @@ class Outcomes(Owner, Generic[R]):
     def listen(self, task: Task[Any], name: str) -> None:
         """Have it logged, once, if nobody ever looks at this failure. Never switches."""
         if task.waiter is None and (task.extras is None or not task.extras.callbacks):
-            text = repr(task._error)
+            text = told(task._error)
             site = self._site
             extras_of(task).unheard = Unheard(
                 lambda: site.log(logging.ERROR, "%s failed, and nobody looked: %s", name, text)

@@ -19,6 +19,7 @@ from gtasker._alarm import Alarm
 from gtasker._config import Config
 from gtasker._errands import Errands
 from gtasker._events import RunnerEvent
+from gtasker._extras import told
 from gtasker._lifecycle import Lifecycle, State
 from gtasker._metrics import Collector, Meter
 from gtasker._turn import turn_of
@@ -90,7 +91,7 @@ class Site(Generic[R]):
     def fault(self, hook: str, error: BaseException) -> None:
         """Count and log that a function of the user's raised."""
         self.faults += 1
-        self.log(logging.ERROR, "%s raised %r", hook, error, exc_info=error)
+        self.log(logging.ERROR, "%s raised %s", hook, told(error), exc_info=error)
 
     def log(self, level: int, message: str, *args: Any, exc_info: BaseException | None = None, **extra: Any) -> None:
         """Have it logged with the runner's name, by an errand: a handler may switch, and raise. Never switches."""

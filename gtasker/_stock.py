@@ -30,6 +30,7 @@ from gtasker._events import (
     ResourceCreating,
     ResourceDestroyed,
 )
+from gtasker._extras import told
 from gtasker._loan import Resource
 from gtasker._site import Site
 
@@ -257,7 +258,7 @@ class Stock(Generic[R]):
         self.check_down()
         self.supply()
         self.on_change()
-        site.log(logging.WARNING, "on_create failed: %r", error)
+        site.log(logging.WARNING, "on_create failed: %s", told(error))
 
     def _probe_later(self) -> None:
         if self._probe is None:

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from greenlet import getcurrent
 
-from gtasker._extras import Priority, name_of
+from gtasker._extras import Priority, name_of, told
 from gtasker._lending import Lease
 from gtasker._loan import Resource
 from gtasker._metrics import Histograms, TaskMetrics
@@ -103,7 +103,7 @@ class Views(Generic[R]):
             next_attempt_in=max(0.0, stock.next_attempt_at - now),
             acquire_timeouts=self._site.meter.acquire_timeouts,
             last_error=type(error).__name__,
-            last_message=str(error),
+            last_message=told(error, str),
         )
 
     def histograms(self) -> Histograms:

@@ -8,14 +8,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from unittest.mock import Mock
 
+import gevent
+import gevent.os
+import pytest
 from gevent.hub import get_hub
 
+from gtasker.errors import AcquireTimeoutError
 from tests.conftest import MakeRunner
 from tests.ledger import PATIENCE, Ledger, LedgerResource, touch
 from tests.proof._world import quiet, settles
 
 ONE = {"worker_count": 1, "max_worker_count": 1, "resource_pool_size": 0}
+
+
+class MuteError(Exception):
+    """Cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise ValueError("there is nothing to be shown")
 
 
 @contextmanager
@@ -85,3 +97,31 @@ def test_creations_that_fail_at_once_and_without_a_pause_give_way_to_a_poll(
     assert max(gaps) <= 4
     runner.kill()
     assert task.ready()
+
+
+def test_an_error_that_cannot_be_shown_answers_all_the_same(make_runner: MakeRunner) -> None:
+    def fail(_resource: object, _item: object) -> None:
+        raise MuteError
+
+    runner = make_runner(**ONE, logger=quiet)
+
+    with gevent.Timeout(PATIENCE), pytest.raises(MuteError):
+        runner.map(fail, [1])
+
+
+def test_a_wait_times_out_though_the_creation_s_error_cannot_be_shown(make_runner: MakeRunner) -> None:
+    def fail() -> LedgerResource:
+        raise MuteError
+
+    runner = make_runner(**ONE, on_create=fail, logger=quiet)
+
+    with gevent.Timeout(PATIENCE), pytest.raises(AcquireTimeoutError, match="MuteError"), runner.lease(timeout=0.05):
+        pass
+    assert runner.backend().last_error == "MuteError"
+
+
+def test_a_callable_that_has_every_attribute_is_named_by_its_type(make_runner: MakeRunner) -> None:
+    task = make_runner(**ONE, logger=quiet).submit(Mock(side_effect=MuteError))
+
+    with pytest.raises(MuteError):
+        task.get(PATIENCE)
