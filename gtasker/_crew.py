@@ -215,8 +215,8 @@ class Crew(Generic[R]):
         site, load = self._site, self.load()
         try:
             wish = int(self.scaling.decide(load))
-        except Exception as error:
-            site.fault("scaling.decide", error)
+        except BaseException as error:
+            site.hook_failed("scaling.decide", error)
             wish = 0
         change = clamp(load, wish)
         # A worker without a chance of a resource would only wait in line before those that have one.

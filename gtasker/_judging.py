@@ -143,9 +143,7 @@ class Judge(Generic[R]):
         try:
             return self._reset_nowait(resource.value) is True
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                self._site.tell_main(error)
-            self._site.fault("reset.nowait", error)
+            self._site.hook_failed("reset.nowait", error)
             return False
 
     def _last_look(self, resource: Resource[R]) -> DestroyReason | None:
@@ -199,6 +197,8 @@ class Judge(Generic[R]):
                     return False
         except Exception:  # closed: it has no descriptor any more
             pass
+        except BaseException as error:  # what it is raised into may not lose the resource
+            self._site.hook_failed("fileno", error)
         return True
 
     def _make_poller(self, descriptor: int) -> Any:

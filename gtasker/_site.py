@@ -77,7 +77,7 @@ class Site(Generic[R]):
             try:
                 listener(self._untold.popleft())
             except BaseException as error:  # whatever it raises, it is told after a fact, which stands
-                self.fault("on_event", error)
+                self.hook_failed("on_event", error)
         self._is_telling = False
 
     def collect(self, record: str, *times: Any) -> None:
@@ -86,7 +86,13 @@ class Site(Generic[R]):
             try:
                 getattr(self.collector, record)(*times)
             except BaseException as error:
-                self.fault(f"collector.{record}", error)
+                self.hook_failed(f"collector.{record}", error)
+
+    def hook_failed(self, hook: str, error: BaseException) -> None:
+        """A function of the user's raised where nothing of his may break in. Never switches."""
+        if isinstance(error, KeyboardInterrupt):
+            self.tell_main(error)
+        self.fault(hook, error)
 
     def fault(self, hook: str, error: BaseException) -> None:
         """Count and log that a function of the user's raised."""

@@ -5,22 +5,34 @@ Invariant: each test failed before its mend, by a hang, a lost resource, a broke
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import Mock
 
 import gevent
 import gevent.os
 import pytest
+from gevent.event import Event
 from gevent.hub import get_hub
 
-from gtasker.errors import AcquireTimeoutError
+from gtasker import Load, Runner
+from gtasker.errors import AcquireTimeoutError, TaskTimeoutError
+from gtasker.events import (
+    RunnerEvent,
+    TaskTimedOut,
+)
 from tests.conftest import MakeRunner
 from tests.ledger import PATIENCE, Ledger, LedgerResource, touch
-from tests.proof._world import quiet, settles
+from tests.proof._world import quiet, settles, turns
 
 ONE = {"worker_count": 1, "max_worker_count": 1, "resource_pool_size": 0}
+
+
+class OddError(BaseException):
+    """No `Exception`."""
 
 
 class MuteError(Exception):
@@ -125,3 +137,86 @@ def test_a_callable_that_has_every_attribute_is_named_by_its_type(make_runner: M
 
     with pytest.raises(MuteError):
         task.get(PATIENCE)
+
+
+class _RaisesAtTheDoor:
+    """A rule that raises when a task is let in."""
+
+    armed = False
+
+    def decide(self, load: Load) -> int:
+        if self.armed:
+            self.armed = False
+            raise OddError
+        return 0
+
+
+def test_a_rule_that_raises_what_is_no_exception_loses_no_worker_and_no_task(make_runner: MakeRunner) -> None:
+    rule = _RaisesAtTheDoor()
+    options: dict[str, Any] = ONE | {"max_worker_count": 2, "burst_interval": 0.001, "max_queued": 1}
+    runner = make_runner(**options, scaling=rule, logger=quiet).start()
+    waiting = Event()
+
+    def end_late(resource: LedgerResource) -> None:
+        waiting.wait()
+        rule.armed = True
+        Burning(0.01)()  # the next decision is due, and made by whoever is let in
+
+    first = runner.submit(end_late)
+    assert settles(lambda: first.attempts == 1, PATIENCE)
+    second = runner.submit(touch, "second")
+    third = gevent.spawn(runner.queue_task, touch, "third")
+    turns(3)
+    waiting.set()
+
+    assert second.get(PATIENCE) == "second"
+    assert third.get(timeout=PATIENCE) == "third"
+
+
+def test_an_interrupt_of_the_keyboard_in_a_listener_reaches_the_main_greenlet(make_runner: MakeRunner) -> None:
+    def listen(event: RunnerEvent) -> None:
+        if isinstance(event, TaskTimedOut):
+            raise KeyboardInterrupt
+
+    runner = make_runner(**ONE, on_event=listen, logger=quiet).start()
+    runner.pause()
+    task = runner.submit(touch, "never", timeout=0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        gevent.sleep(PATIENCE)
+    assert isinstance(task.exception, TaskTimeoutError)
+
+
+class _Socket:
+    """Something with a descriptor, whose asking is interrupted once."""
+
+    is_hit = False
+
+    def __init__(self, world: Ledger) -> None:
+        self.held = world.create()
+        self.ends = os.pipe()
+
+    def fileno(self) -> int:
+        if _Socket.is_hit:
+            _Socket.is_hit = False
+            raise OddError
+        return self.ends[0]
+
+    def close(self) -> None:
+        for end in self.ends:
+            os.close(end)
+        self.held.ledger.destroy(self.held)
+
+
+def test_what_breaks_into_a_look_at_a_descriptor_loses_no_resource(ledger: Ledger) -> None:
+    runner: Runner[_Socket] = Runner(
+        on_create=lambda: _Socket(ledger),
+        on_destroy=_Socket.close,
+        **ONE | {"resource_pool_size": 1, "check_readable": True, "logger": quiet},
+    )
+    with runner:
+        with runner.lease():
+            _Socket.is_hit = True
+
+        assert not _Socket.is_hit
+        assert settles(lambda: runner.stats().available_resources == 1, PATIENCE)
