@@ -58,7 +58,10 @@ class Site(Generic[R]):
         the hub, or by `tell` at the end of a user's call.
         """
         self._untold.append(event(at=monotonic(), runner=self.config.name, **fields))
-        if not self._will_tell:
+        self._tell_later()
+
+    def _tell_later(self) -> None:
+        if self._untold and not self._will_tell and not self._is_telling:
             self._will_tell = True
             self.turn.soon(self)
 
@@ -70,7 +73,7 @@ class Site(Generic[R]):
     def tell(self) -> None:
         """Tell `on_event` what has happened; for where no change of the runner's is under way. Never switches."""
         listener = self.config.on_event
-        if listener is None or self._is_telling:
+        if listener is None or self._is_telling or self.forked or get_ident() != self.thread:
             return
         self._is_telling = True
         for _ in range(len(self._untold)):  # what comes of these calls is told in the next turn
@@ -79,6 +82,7 @@ class Site(Generic[R]):
             except BaseException as error:  # whatever it raises, it is told after a fact, which stands
                 self.hook_failed("on_event", error)
         self._is_telling = False
+        self._tell_later()
 
     def collect(self, record: str, *times: Any) -> None:
         """Tell the collector of the user's, if there is one."""

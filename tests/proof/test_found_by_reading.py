@@ -15,17 +15,21 @@ from unittest.mock import Mock
 import gevent
 import gevent.os
 import pytest
+from gevent import monkey
 from gevent.event import Event
 from gevent.hub import get_hub
 
-from gtasker import Load, Runner
-from gtasker.errors import AcquireTimeoutError, TaskTimeoutError
+from gtasker import Load, Runner, State, Task
+from gtasker.errors import AcquireTimeoutError, TaskTimeoutError, WrongThreadError
 from gtasker.events import (
     RunnerEvent,
+    StateChanged,
+    TaskCancelled,
+    TaskRetried,
     TaskTimedOut,
 )
 from tests.conftest import MakeRunner
-from tests.ledger import PATIENCE, Ledger, LedgerResource, touch
+from tests.ledger import PATIENCE, Ledger, LedgerResource, UnfitError, touch
 from tests.proof._world import quiet, settles, turns
 
 ONE = {"worker_count": 1, "max_worker_count": 1, "resource_pool_size": 0}
@@ -171,6 +175,102 @@ def test_a_rule_that_raises_what_is_no_exception_loses_no_worker_and_no_task(mak
 
     assert second.get(PATIENCE) == "second"
     assert third.get(timeout=PATIENCE) == "third"
+
+
+class _Eavesdropper:
+    """What `on_event` was told, and in which OS thread."""
+
+    def __init__(self) -> None:
+        self.told: list[RunnerEvent] = []
+        self.threads: set[int] = set()
+
+    def __call__(self, event: RunnerEvent) -> None:
+        self.told.append(event)
+        self.threads.add(_thread_id())
+
+
+_thread_id: Callable[[], int] = monkey.get_original("_thread", "get_ident")
+_real_thread: Any = monkey.get_original("_thread", "start_new_thread")
+
+
+def _fail_once() -> Callable[[object], str]:
+    attempts: list[object] = []
+
+    def fail_once(resource: object) -> str:
+        attempts.append(resource)
+        if len(attempts) == 1:
+            raise UnfitError
+        return "done"
+
+    return fail_once
+
+
+def test_no_event_is_told_in_a_foreign_thread(make_runner: MakeRunner) -> None:
+    heard = _Eavesdropper()
+    runner = make_runner(worker_count=2, max_worker_count=2, on_event=heard).start()
+    outcomes: list[type[BaseException]] = []
+
+    def call_from_elsewhere(_resource: object) -> None:
+        def call() -> None:
+            try:
+                runner.submit(touch, "never")
+            except WrongThreadError as error:
+                outcomes.append(type(error))
+
+        _real_thread(call, ())
+        until = time.monotonic() + PATIENCE
+        while not outcomes and time.monotonic() < until:  # without a switch, but with one of threads
+            pass
+
+    retried, other = runner.submit(_fail_once()), runner.submit(call_from_elsewhere)
+    assert retried.get(PATIENCE) == "done"
+    other.get(PATIENCE)
+
+    assert outcomes == [WrongThreadError]
+    assert any(isinstance(event, TaskRetried) for event in heard.told)
+    assert heard.threads == {_thread_id()}
+
+
+def test_no_event_of_the_parent_s_is_told_in_a_child(make_runner: MakeRunner) -> None:
+    heard = _Eavesdropper()
+    # The delay of the retry is drawn from so wide a range that the other goes first.
+    runner = make_runner(worker_count=2, max_worker_count=2, on_event=heard, retry_backoff=(1e6, 1e6)).start()
+    handles: list[Task[Any]] = []
+    reader, writer = os.pipe()
+
+    def fork(_resource: object) -> None:
+        pid = os.fork()
+        if not pid:
+            before = len(heard.told)
+            handles[0].cancel()
+            os.write(writer, bytes([len(heard.told) - before]))
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+    retried = runner.submit(_fail_once())
+    forked = runner.submit(fork)
+    handles.append(retried)
+    forked.get(PATIENCE)
+    assert retried.cancel()
+
+    assert os.read(reader, 1) == b"\0"
+    os.close(reader)
+    os.close(writer)
+
+
+def test_events_that_come_while_a_listener_waits_are_told_when_it_goes_on(make_runner: MakeRunner) -> None:
+    told: list[RunnerEvent] = []
+
+    def listen(event: RunnerEvent) -> None:
+        told.append(event)
+        if isinstance(event, TaskCancelled):
+            runner.stop()
+
+    runner: Runner[LedgerResource] = make_runner(**ONE, on_event=listen).start()
+    runner.pause()
+    runner.submit(touch, "never").cancel()
+
+    assert settles(lambda: any(isinstance(event, StateChanged) and event.after is State.CLOSED for event in told), 2.0)
 
 
 def test_an_interrupt_of_the_keyboard_in_a_listener_reaches_the_main_greenlet(make_runner: MakeRunner) -> None:
