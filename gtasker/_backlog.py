@@ -18,6 +18,7 @@ left by then, and what he was granted goes to the next.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -40,6 +41,7 @@ class Backlog(Gathering[R]):
         super().__init__(site, stock)
         self._judge = judge
         self._is_called = self._has_let_pass = False
+        self._served_at = -inf  # when no task waited any more, or none was to be served
         # Wired by the core:
         self.dismiss: Callable[[Any], bool] = lambda worker: False  # let this worker go, if it is one too many
         self.inspect: Callable[[Resource[R]], object] = lambda resource: None  # have it checked, by an errand
@@ -133,6 +135,8 @@ class Backlog(Gathering[R]):
                     worker.switch()
         finally:
             self._is_called = False
+            if self.paused or not self.tasks.live:
+                self._served_at = monotonic()
         if self.loans.live or (self.tasks.live and (self.lent or self.wanting)):  # there were fewer than was hoped
             self.dispatch()
             self._stock.supply()
@@ -257,7 +261,7 @@ class Backlog(Gathering[R]):
 
     def _is_ready(self, resource: Resource[R], *, is_wanted: bool = False) -> bool:
         # If it is not, it is left where it is, or on its way to be checked or destroyed.
-        verdict = self._judge.look(resource, monotonic())
+        verdict = self._judge.look(resource, monotonic(), self._served_at)
         if verdict is Verdict.FIT:
             return True
         if verdict is Verdict.CHECK:

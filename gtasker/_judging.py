@@ -31,8 +31,6 @@ from gtasker.errors import GTaskerError
 R = TypeVar("R")
 
 _poll: Any = monkey.get_original("select", "poll") if hasattr(select, "poll") else None
-# Seconds that one found fit while somebody waits may take to reach him; on its way it is not idle.
-_ON_ITS_WAY = 0.1
 # As often as this it is asked, and polled, before it is taken for dirty.
 _LOOKS = 4
 
@@ -63,8 +61,11 @@ class Judge(Generic[R]):
         # Whether a use that ended well leaves nothing to be done.
         self.is_plain = config.reset is None and not config.check_readable
 
-    def look(self, resource: Resource[R], now: float) -> Verdict | DestroyReason:
-        """Say whether it may be used, has to be checked first, or has to go. Never switches."""
+    def look(self, resource: Resource[R], now: float, served_at: float) -> Verdict | DestroyReason:
+        """Say whether it may be used, has to be checked first, or has to go. Never switches.
+
+        What was found fit for a task that waits, later than `served_at`, is on its way to it, and not idle.
+        """
         if now < resource.good_until and now - resource.idle_since < self.patience:
             return Verdict.FIT
         idle = now - max(resource.idle_since, resource.checked_at)
@@ -78,14 +79,19 @@ class Judge(Generic[R]):
             return DestroyReason.READABLE
         if self._check is None or not (resource.suspect or idle >= self.patience):
             return Verdict.FIT
-        is_promised = resource.promised_at >= resource.idle_since and now - resource.promised_at < _ON_ITS_WAY
+        is_promised = resource.idle_since <= resource.promised_at > served_at
         return Verdict.FIT if is_promised and not resource.suspect else Verdict.CHECK
 
-    def check(self, resource: Resource[R]) -> DestroyReason | None:
-        """Ask `check_resource`; if it says no, all older ones are suspect. Switches as the hook does."""
+    def check(self, resource: Resource[R], on_survived: Callable[[], object]) -> DestroyReason | None:
+        """Ask `check_resource`; if it says no, all older ones are suspect. Switches as the hook does.
+
+        `on_survived` is called in the hub if the hook goes on after its interruption.
+        """
         assert self._check is not None
+        limit = self._site.config.hook_timeout
         try:
-            good = bool(self._calls.call("check_resource", self._site.config.hook_timeout, self._check, resource.value))
+            answer = self._calls.call("check_resource", limit, self._check, resource.value, on_survived=on_survived)
+            good = bool(answer)
         except BaseException as error:
             self._site.log(logging.INFO, "check_resource says no: %s", told(error))
             good = False

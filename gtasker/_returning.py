@@ -90,12 +90,20 @@ class Returning(Generic[R]):
         self._site.errands.run(errand, resource, *args)
 
     def _inspect(self, resource: Resource[R]) -> None:
-        reason = self._judge.check(resource)
+        reason = self._judge.check(resource, lambda: self._give_up_on(resource))
+        self._end_inspection(resource)
+        self.restore(resource, reason)
+        self._backlog.dispatch()  # who waits for a check that failed tries the next
+
+    def _end_inspection(self, resource: Resource[R]) -> None:
         if resource.away:
             resource.away = False
             self._backlog.inspecting -= 1
-        self.restore(resource, reason)
-        self._backlog.dispatch()  # who waits for a check that failed tries the next
+
+    def _give_up_on(self, resource: Resource[R]) -> None:
+        # The hook may never return. Whoever waits for what it was to say tries the next.
+        self._end_inspection(resource)
+        self._backlog.dispatch()
 
     def _after_use(self, resource: Resource[R], now: float) -> None:
         self.restore(resource, self._judge.reset(resource, now))

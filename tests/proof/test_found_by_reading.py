@@ -115,6 +115,52 @@ def test_creations_that_fail_at_once_and_without_a_pause_give_way_to_a_poll(
     assert task.ready()
 
 
+def test_a_task_does_not_wait_for_a_check_that_is_abandoned_beside_an_idle_worker(
+    make_runner: MakeRunner, ledger: Ledger
+) -> None:
+    let_go, checked = Event(), []
+
+    def check(resource: LedgerResource) -> bool:
+        checked.append(resource)
+        while len(checked) == 1 and not let_go.is_set():
+            try:
+                let_go.wait()
+            except BaseException:  # it survives its interruption
+                pass
+        return True
+
+    options: dict[str, Any] = {"worker_count": 2, "max_worker_count": 2, "resource_pool_size": 0, "check_idle": 0.0}
+    runner = make_runner(**options, check_resource=check, hook_timeout=0.02, logger=quiet).start()
+    try:
+        assert runner.submit(touch, "served").get(PATIENCE) == "served"
+        assert checked[0] is not checked[1]
+    finally:
+        let_go.set()
+        assert settles(lambda: not runner.stats().abandoned, PATIENCE)
+
+
+def test_a_task_is_served_after_one_check_however_late_the_loop_turns(make_runner: MakeRunner) -> None:
+    checked = []
+
+    def check(resource: LedgerResource) -> bool:
+        checked.append(resource)
+        gevent.sleep(0.001)  # it ends in a turn of its own
+        return True
+
+    late = get_hub().loop.prepare(priority=2)  # before the callbacks of each turn
+    runner = make_runner(**ONE, check_resource=check, check_idle=0.0).start()
+    late.start(Burning(0.12))
+    try:
+        assert runner.submit(touch, "served").get(PATIENCE) == "served"
+    finally:
+        late.stop()
+        late.close()
+
+    assert len(checked) == 1
+    assert runner.submit(touch, "again").get(PATIENCE) == "again"
+    assert len(checked) == 2
+
+
 def test_an_error_that_cannot_be_shown_answers_all_the_same(make_runner: MakeRunner) -> None:
     def fail(_resource: object, _item: object) -> None:
         raise MuteError
