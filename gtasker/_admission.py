@@ -19,6 +19,12 @@ from gtasker.errors import RunnerStoppedError, WouldBlockHubError, WrongThreadEr
 R = TypeVar("R")
 
 
+def check_timeout(timeout: float | None) -> None:
+    """Raise TypeError or ValueError for what is no number of seconds; None is no bound. Never switches."""
+    if timeout is not None and timeout + 0.0 != timeout:
+        raise ValueError("a time-out is a number of seconds, not nan")
+
+
 class Admission(Generic[R]):
     """The door of one runner."""
 

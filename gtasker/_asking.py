@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from greenlet import getcurrent
 
-from gtasker._admission import Admission
+from gtasker._admission import Admission, check_timeout
 from gtasker._backlog import Backlog
 from gtasker._events import LeaseFailed, LeaseFailure, LeaseGranted, LeaseRequested
 from gtasker._extras import told
@@ -56,8 +56,8 @@ class Asking(Generic[R]):
             self._admission.enter()
         if timeout is None:
             timeout = site.config.acquire_timeout
-        elif timeout != timeout:
-            raise ValueError("a time-out is a number of seconds, not nan")
+        else:
+            check_timeout(timeout)
         if site.listening:
             site.emit(LeaseRequested, priority=loan.priority)
         if self._is_bounded or self._stock.is_down:

@@ -19,6 +19,7 @@ from weakref import ref
 from gevent.event import Event
 from greenlet import getcurrent
 
+from gtasker._admission import check_timeout
 from gtasker._alarm import Entry
 from gtasker._calls import Interrupt
 from gtasker._events import DestroyReason, LeaseFailure
@@ -87,6 +88,7 @@ class Closing(Generic[R]):
     def stop(self, timeout: float | None) -> ShutdownReport:
         """Finish what was accepted, then end; after `timeout` seconds go on as `kill`. Switches, but inside and hub."""
         site = self._site
+        check_timeout(timeout)
         self._admission.check_place(blocking=False)
         is_inside = self._admission.is_inside()
         if site.life.state is State.NEW:
@@ -103,6 +105,7 @@ class Closing(Generic[R]):
 
     def kill(self, timeout: float) -> ShutdownReport:
         """Interrupt, answer, end; what has not ended after `timeout` seconds is left alone. Switches, as `stop`."""
+        check_timeout(timeout)
         self._admission.check_place(blocking=False)
         is_inside = self._admission.is_inside()
         if self._site.life.state is State.NEW:

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 from gevent import monkey
 from gevent.event import Event
 
+from gtasker._admission import check_timeout
 from gtasker._closing import Closing
 from gtasker._config import Config
 from gtasker._events import LeaseFailure, StateChanged
-from gtasker._forks import enroll, retire
 from gtasker._extras import told
+from gtasker._forks import enroll, retire
 from gtasker._lifecycle import State
 from gtasker._rooms import Rooms
 from gtasker._submitting import Submitting
@@ -73,6 +74,7 @@ class Core(Rooms[R]):
 
     def start(self, timeout: float | None) -> None:
         """Open, and wait until everything is ready. Switches. Raises StartError when it cannot be made in time."""
+        check_timeout(timeout)
         self.admission.check_place()
         if self.site.life.state is State.NEW:
             self.open()

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from greenlet import getcurrent
 
+from gtasker._admission import check_timeout
 from gtasker._extras import DONE, QUEUED
 from gtasker._joining import Joined
 from gtasker._rooms import Rooms
@@ -161,8 +162,7 @@ class Submitting(Generic[R]):
 
     def _take_in(self, task: Task[Any], timeout: float | None) -> None:
         if timeout is not None:
-            if timeout != timeout:
-                raise ValueError("a time-out is a number of seconds, not nan")
+            check_timeout(timeout)
             if timeout <= 0:
                 self._outcomes.time_out(task, f"did not answer within {timeout:g} s")
                 return

@@ -9,6 +9,8 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
+from math import nan
 from typing import Any
 from unittest.mock import Mock
 
@@ -159,6 +161,33 @@ def test_a_task_is_served_after_one_check_however_late_the_loop_turns(make_runne
     assert len(checked) == 1
     assert runner.submit(touch, "again").get(PATIENCE) == "again"
     assert len(checked) == 2
+
+
+def _fails_to_lease(runner: Runner[Any], timeout: Any = 0.05) -> type[BaseException]:
+    try:
+        with runner.lease(timeout=timeout):
+            raise AssertionError("there was one")
+    except (AcquireTimeoutError, TypeError) as error:
+        return type(error)
+
+
+@pytest.mark.parametrize("call", [Runner.start, Runner.stop, Runner.kill])
+def test_no_number_is_no_time_out(make_runner: MakeRunner, call: Callable[..., object]) -> None:
+    runner = make_runner(**ONE)
+
+    with pytest.raises(ValueError, match="nan"):
+        call(runner, nan)
+
+    assert runner.state is State.NEW
+
+
+def test_a_time_out_of_a_wrong_type_costs_no_resource(make_runner: MakeRunner) -> None:
+    runner = make_runner(**ONE).start()
+    with runner.lease():
+        assert _fails_to_lease(runner, Decimal(5)) is TypeError
+        assert runner.stats().waiting_leases == 0
+
+    assert runner.submit(touch, "served").get(PATIENCE) == "served"
 
 
 def test_an_error_that_cannot_be_shown_answers_all_the_same(make_runner: MakeRunner) -> None:
