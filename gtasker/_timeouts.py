@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 # So many who wait no more may stand between those who do.
 _GONE = 16
-# So many lengths are kept though nobody waits for so long: callers may ask for any.
+# So many lengths, or as many as are in use, are kept though nobody waits for so long: callers may ask for any.
 _KEPT = 16
 
 
@@ -28,7 +28,7 @@ class Timeouts(Generic[T]):
     `has_ended(who)` says who waits no more. With `holds` the loop goes on while somebody waits, and not for longer.
     """
 
-    __slots__ = ("_lengths", "alarm", "expire", "has_ended", "holds")
+    __slots__ = ("_lengths", "_most", "alarm", "expire", "has_ended", "holds")
 
     def __init__(
         self,
@@ -43,13 +43,15 @@ class Timeouts(Generic[T]):
         self.expire = expire
         self.holds = holds
         self._lengths: dict[float, Length[T]] = {}
+        self._most = _KEPT  # with more than these, the ones that nobody waits for are forgotten
 
     def of(self, seconds: float) -> Length[T]:
         """The time-outs of this length."""
         length = self._lengths.get(seconds)
         if length is None:
-            if len(self._lengths) >= _KEPT:
+            if len(self._lengths) >= self._most:
                 self._lengths = {each: length for each, length in self._lengths.items() if length.live}
+                self._most = max(_KEPT, 2 * len(self._lengths))
             length = self._lengths[seconds] = Length(self, seconds)
         return length
 
@@ -90,9 +92,11 @@ class Length(Generic[T]):
     def _ring(self) -> None:
         self._entry = None
         now, has_ended = monotonic(), self._kind.has_ended
-        while self._line and (self._line[0][0] <= now or has_ended(self._line[0][1])):
-            _, who = self._line.popleft()
-            if not has_ended(who):
-                self._kind.expire(who, self.seconds)
-        if self._line and self._entry is None:
-            self._entry = self._kind.alarm.at(self._line[0][0], self._ring)
+        try:
+            while self._line and (self._line[0][0] <= now or has_ended(self._line[0][1])):
+                _, who = self._line.popleft()
+                if not has_ended(who):
+                    self._kind.expire(who, self.seconds)
+        finally:  # who is woken may raise, and others still wait
+            if self._line and self._entry is None:
+                self._entry = self._kind.alarm.at(self._line[0][0], self._ring)

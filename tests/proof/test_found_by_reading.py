@@ -22,6 +22,7 @@ from gevent.event import Event
 from gevent.hub import get_hub
 
 from gtasker import Load, Runner, State, Task
+from gtasker._timeouts import Timeouts
 from gtasker.errors import AcquireTimeoutError, TaskTimeoutError, WrongThreadError
 from gtasker.events import (
     RunnerEvent,
@@ -161,6 +162,59 @@ def test_a_task_is_served_after_one_check_however_late_the_loop_turns(make_runne
     assert len(checked) == 1
     assert runner.submit(touch, "again").get(PATIENCE) == "again"
     assert len(checked) == 2
+
+
+class _Bell:
+    """An alarm that is rung by hand."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], object]] = []
+
+    def at(self, when: float, call: Callable[[], object]) -> Any:
+        self.calls.append(call)
+        return self
+
+    def cancel(self) -> None:
+        """There is nothing to be taken back."""
+
+
+def test_many_waits_of_different_lengths_cost_no_look_at_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    class CountedDict(dict[float, Any]):
+        def items(self) -> Any:
+            nonlocal looks
+            looks += len(self)
+            return super().items()
+
+    timeouts: Timeouts[int] = Timeouts(_Bell(), lambda who: False, lambda who, seconds: None)  # type: ignore[arg-type]
+    timeouts._lengths = CountedDict()
+    for who in range(1000):
+        timeouts._lengths = CountedDict(timeouts._lengths)
+        timeouts.of(1.0 + who).begin(who, 0.0)
+
+    assert looks <= 4000
+    assert len(timeouts._lengths) == 1000
+
+
+def test_the_others_still_time_out_when_one_who_is_woken_raises() -> None:
+    bell, ended = _Bell(), []
+
+    def expire(who: str, seconds: float) -> None:
+        ended.append(who)
+        if who == "first":
+            raise MuteError
+
+    timeouts: Timeouts[str] = Timeouts(bell, ended.__contains__, expire)  # type: ignore[arg-type]
+    length = timeouts.of(1.0)
+    for who in ("first", "second"):
+        length.begin(who, 0.0)
+
+    with pytest.raises(MuteError):
+        bell.calls.pop()()
+    bell.calls.pop()()
+
+    assert ended == ["first", "second"]
 
 
 def _fails_to_lease(runner: Runner[Any], timeout: Any = 0.05) -> type[BaseException]:
