@@ -22,6 +22,7 @@ class Forkable(Protocol):
 
     site: Any
     crew: Any
+    backlog: Any
 
 
 _running: dict[int, Any] = {}
@@ -55,6 +56,8 @@ def _disown() -> None:
         core.outcomes.is_direct = core.outcomes.may_be_direct = False
         site.deadlines.inert = site.housekeeping.inert = site.errands.inert = True
         site.turn.renounce()
+        for idle in (core.backlog.idle, core.backlog.spare, core.backlog.wanting, core.backlog.lent):
+            idle.clear()  # whatever still waits here is given nothing of the parent's
         for greenlet in site.errands.pool:
             greenlet.switch = greenlet.throw = _inert
         _inherited.append(core)

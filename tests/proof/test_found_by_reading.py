@@ -272,6 +272,39 @@ def test_a_callable_that_has_every_attribute_is_named_by_its_type(make_runner: M
         task.get(PATIENCE)
 
 
+def test_in_a_child_nobody_who_waited_is_given_a_resource_of_the_parent_s(make_runner: MakeRunner) -> None:
+    runner = make_runner(worker_count=3, max_worker_count=3, resource_pool_size=0).start()
+    reader, writer = os.pipe()
+    parent, children = os.getpid(), []
+
+    def leave() -> None:
+        turns(5)
+        os.write(writer, b".")
+        os._exit(0)
+
+    def fork(_resource: object) -> None:
+        pid = gevent.os.fork()
+        if not pid:
+            gevent.spawn(leave)
+            gevent.sleep(PATIENCE)
+        children.append(pid)
+
+    def borrow() -> None:
+        with runner.lease():
+            if os.getpid() != parent:
+                os.write(writer, b"!")
+
+    borrower = gevent.spawn(borrow)  # begins before the task does, and waits behind it
+    task = runner.submit(fork)
+    task.get(PATIENCE)
+    borrower.join(PATIENCE)
+    os.waitpid(children[0], 0)
+
+    assert os.read(reader, 16) == b"."
+    os.close(reader)
+    os.close(writer)
+
+
 class _RaisesAtTheDoor:
     """A rule that raises when a task is let in."""
 
