@@ -178,15 +178,22 @@ class Stock(Generic[R]):
         self._last_id += 1
         self.making[self._last_id] = monotonic()
         self._site.errands.run(self._create, self._last_id)
-        if self._site.listening:
-            self._site.emit(ResourceCreating, resource_id=self._last_id)
 
     def _create(self, number: int) -> None:
         config = self._site.config
         started = self.making[number]
         late: list[int] = []
 
+        if self.closed:  # since it was begun: what comes of it would only have to be destroyed
+            del self.making[number]
+            self.on_change()
+            return
+        if self._site.listening:
+            self._site.emit(ResourceCreating, resource_id=number)
+
         def is_stuck() -> None:
+            if late:  # it is interrupted once more, by a kill
+                return
             late.append(number)
             self.stuck += 1
             self._failed(number, started, TimeoutError(f"on_create took longer than {config.create_timeout:g} s"))

@@ -25,6 +25,8 @@ from gtasker import Load, Runner, State, Task
 from gtasker._timeouts import Timeouts
 from gtasker.errors import AcquireTimeoutError, TaskTimeoutError, WrongThreadError
 from gtasker.events import (
+    ResourceCreateFailed,
+    ResourceCreating,
     RunnerEvent,
     StateChanged,
     TaskCancelled,
@@ -447,6 +449,42 @@ def test_an_interrupt_of_the_keyboard_in_a_listener_reaches_the_main_greenlet(ma
     with pytest.raises(KeyboardInterrupt):
         gevent.sleep(PATIENCE)
     assert isinstance(task.exception, TaskTimeoutError)
+
+
+def test_no_creation_begins_after_a_kill(make_runner: MakeRunner, ledger: Ledger) -> None:
+    told: list[RunnerEvent] = []
+    runner = make_runner(**ONE, on_event=told.append)
+    runner.submit(touch, "never")
+
+    runner.kill()
+
+    assert (ledger.created, ledger.creating.entered) == (0, 0)
+    assert not [event for event in told if isinstance(event, ResourceCreating)]
+
+
+def test_a_creation_that_is_interrupted_twice_has_failed_once(make_runner: MakeRunner) -> None:
+    told: list[RunnerEvent] = []
+    let_go = Event()
+
+    def create() -> LedgerResource:
+        while not let_go.is_set():
+            try:
+                let_go.wait()
+            except BaseException:  # it survives its interruption
+                pass
+        raise MuteError
+
+    options: dict[str, Any] = ONE | {"create_timeout": 0.02, "create_backoff": (60, 60), "logger": quiet}
+    runner = make_runner(**options, on_create=create, on_event=told.append)
+    runner.submit(touch, "never")
+    assert settles(lambda: runner.stats().abandoned == 1, PATIENCE)
+
+    runner.kill(0.02)
+
+    assert len([event for event in told if isinstance(event, ResourceCreateFailed)]) == 1
+    assert runner.metrics().create_failures == 1
+    let_go.set()
+    turns(5)
 
 
 class _Socket:
