@@ -209,8 +209,9 @@ class AgedLine(Line[E]):
     def push(self, entry: E, *, returned: bool = False) -> None:
         """Let `entry` stand in line; who returned has his old key, and so his old place. Never switches."""
         _check_priority(entry.priority)
+        rank = self.rank(entry)  # may raise, for there are ints that no float can hold; then it is not in line
         entry.lane = place = object()  # an entry that was moved may be in the heap twice; one of them is its place
-        self._heap.put((*self.rank(entry), id(place), place, entry))
+        self._heap.put((*rank, id(place), place, entry))
         self.live += 1
 
     def peek(self) -> E | None:

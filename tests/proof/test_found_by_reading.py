@@ -451,6 +451,18 @@ def test_an_interrupt_of_the_keyboard_in_a_listener_reaches_the_main_greenlet(ma
     assert isinstance(task.exception, TaskTimeoutError)
 
 
+def test_a_priority_that_no_float_can_hold_leaves_no_trace(make_runner: MakeRunner) -> None:
+    runner = make_runner(**ONE, priority_aging=1.0).start()
+    runner.pause()
+
+    with pytest.raises(OverflowError):
+        runner.queue_task(touch, "never", priority=10**400)
+
+    assert runner.stats().queued_tasks == 0
+    runner.resume()
+    assert runner.queue_task(touch, "served") == "served"
+
+
 def test_no_creation_begins_after_a_kill(make_runner: MakeRunner, ledger: Ledger) -> None:
     told: list[RunnerEvent] = []
     runner = make_runner(**ONE, on_event=told.append)
