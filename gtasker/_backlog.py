@@ -103,7 +103,7 @@ class Backlog(Gathering[R]):
     def dispatch(self) -> None:
         """Give what waits to what is idle, while the turn lasts: loans at once, tasks soon. Never switches."""
         self._serve_loans()
-        while self.idle and self._turn.left > 0 and self._is_loan_first():
+        while self.idle and self._turn.left > 0 and self.is_loan_first():
             worker = self._pick()
             if worker is None:
                 break
@@ -156,13 +156,6 @@ class Backlog(Gathering[R]):
             self.idle.extend(reversed(skipped))
         return found
 
-    def _is_loan_first(self) -> bool:
-        loan = self.loans.peek()
-        if loan is None:
-            return False
-        task = self.tasks.peek()
-        return task is None or self.paused or self.loans.rank(loan) < self.tasks.rank(task)
-
     def _feed(self) -> None:
         # A worker without a resource gets one that is idle above the reserve.
         for _ in range(min(len(self.wanting), len(self.spare))):
@@ -192,7 +185,7 @@ class Backlog(Gathering[R]):
         if not self.waiting or self._turn.left <= 0:
             self.idle.append(worker)
             return False
-        if self.loans.live and self._is_loan_first():
+        if self.loans.live and self.is_loan_first():
             self._grant(self.loans.pop(), worker.resource)
             return False
         if self.paused:
@@ -209,7 +202,7 @@ class Backlog(Gathering[R]):
         """Lend the fit resource of a worker that has nothing to do, or let it be idle. Never switches."""
         if self.excess and self.dismiss(worker):
             return
-        if self._turn.left > 0 and self._is_loan_first():
+        if self._turn.left > 0 and self.is_loan_first():
             self._grant(self.loans.pop(), worker.resource)
             return
         self.idle.append(worker)

@@ -121,6 +121,14 @@ class Gathering(Generic[R]):
         """How many tasks in line an idle worker is about to take; they do not count as waiting."""
         return min(self.tasks.live, self.about_to_serve)
 
+    def is_loan_first(self) -> bool:
+        """Whether the best who waits, and may be served, is a loan. Never switches."""
+        loan = self.loans.peek()
+        if loan is None:
+            return False
+        task = self.tasks.peek()
+        return task is None or self.paused or self.loans.rank(loan) < self.tasks.rank(task)
+
     def everything(self) -> list[Task[Any]]:
         """All tasks that wait, in line or for their next attempt."""
         return [*self.tasks, *self.delayed]
