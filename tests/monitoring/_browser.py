@@ -6,7 +6,9 @@ Invariant: it talks to this machine alone; what else it would like to ask for is
 from __future__ import annotations
 
 import base64
+import ctypes
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
+_PR_SET_PDEATHSIG = 1
 PATIENCE = 20.0
 """Seconds after which what must show counts as never showing."""
 SWITCHES = (
@@ -110,16 +113,28 @@ def _path(program: str) -> str:
     return found
 
 
+def _mortal(program: str, script: Path) -> Path:
+    """A script that starts the program so that it ends with the driver, which starts it."""
+    script.write_text(f'#!/bin/sh\nexec setpriv --pdeathsig TERM {program} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def _end_with_parent() -> Callable[[], None]:
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 @contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
-    """A browser with a profile of its own, gone when the block is left."""
-    binary, driver = _path("chromium"), _path("chromedriver")
+    """A browser with a profile of its own, gone when the block is left, or with this process."""
+    driver = _path("chromedriver")
     options = ChromeOptions()
-    options.binary_location = binary
+    options.binary_location = str(_mortal(_path("chromium"), profile.with_suffix(".sh")))
     for switch in (*SWITCHES, f"--user-data-dir={profile}"):
         options.add_argument(switch)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = Chrome(options, Service(driver))
+    chrome = Chrome(options, Service(driver, popen_kw={"preexec_fn": _end_with_parent()}))
     try:
         yield Browser(chrome)
     finally:
