@@ -111,7 +111,7 @@ class Config(Generic[R]):
     max_lifetime: float | None = 3600.0  #: Seconds a resource may live, less 0-10 %; above 0. None: for ever.
     max_idle: float = 60.0  #: Seconds a burst worker or a temporary resource may idle.
     leak_warning: float | None = None  #: Seconds after which a held lease is reported; above 0. None: never.
-    max_queued: int | None = None  #: Bound of the backlog; at least 1. None: no bound.
+    max_queued: int | None = None  #: Bound of what waits, beside one task for each idle worker; from 1. None: no bound.
     enqueue_timeout: float | None = None  #: Seconds a submit waits for room; 0: not at all. None: for ever.
     task_timeout: float | None = None  #: Seconds for one attempt; above 0. None: no bound.
     retry_backoff: tuple[float, float] = (0.0, 5.0)  #: Seconds, (base, cap), before a further attempt.
