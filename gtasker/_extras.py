@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import enum
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,9 +36,15 @@ class TaskState(enum.IntEnum):
 QUEUED, RUNNING, RETRYING, DONE, FAILED, CANCELLED = TaskState
 
 
+# A name is looked for below so many wrappers.
+_WRAPPED = 8
+
+
 def name_of(fn: Any) -> str:
-    """What a callable is called in messages: its qualified name, found below `functools.partial`."""
-    while isinstance(fn, partial):
+    """What a callable is called in messages: its qualified name, found below `functools.partial` and the like."""
+    for _ in range(_WRAPPED):  # not for ever: a mock has whatever it is asked for
+        if not hasattr(fn, "func"):
+            break
         fn = fn.func
     return getattr(fn, "__qualname__", None) or type(fn).__name__
 
