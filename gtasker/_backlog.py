@@ -41,7 +41,7 @@ class Backlog(Gathering[R]):
         super().__init__(site, stock)
         self._judge = judge
         self._is_called = self._has_let_pass = False
-        self._served_at = -inf  # when no task waited any more, or none was to be served
+        self._served_at = -inf  # when no task waited any more, or none was to be served; kept if checks are made
         # Wired by the core:
         self.dismiss: Callable[[Any], bool] = lambda worker: False  # let this worker go, if it is one too many
         self.inspect: Callable[[Resource[R]], object] = lambda resource: None  # have it checked, by an errand
@@ -135,7 +135,7 @@ class Backlog(Gathering[R]):
                     worker.switch()
         finally:
             self._is_called = False
-            if self.paused or not self.tasks.live:
+            if self._judge.patience < inf and (self.paused or not self.tasks.live):
                 self._served_at = monotonic()
         if self.loans.live or (self.tasks.live and (self.lent or self.wanting)):  # there were fewer than was hoped
             self.dispatch()

@@ -43,14 +43,14 @@ class _Errand(_Greenlet):
         super().__init__()
         self._errands = errands
         self.parked = False
-        self.started_at = 0.0  # the job
+        self.started_at = 0.0  # of the job
 
     def has_ended_since(self, moment: float) -> bool:
         """Whether the job that was under way at that moment is over. Never switches."""
         return self.parked or self.started_at > moment
 
     def wake(self) -> None:
-        """End, if it still has nothing to do; that is over. In the hub."""
+        """End, for there will be no more to do, unless it was given something meanwhile. In the hub."""
         if self.parked:
             self.parked = False
             self.switch()

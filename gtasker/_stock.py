@@ -278,11 +278,11 @@ class Stock(Generic[R]):
     def _destroy(self, resource: Resource[R], reason: DestroyReason) -> None:
         site = self._site
         config = site.config
-        told: list[int] = []
+        said: list[int] = []
 
         def tell() -> None:  # when it ended or was abandoned, whichever comes first
-            if site.listening and not told:
-                told.append(resource.id)
+            if site.listening and not said:
+                said.append(resource.id)
                 site.emit(ResourceDestroyed, resource_id=resource.id, reason=reason)
 
         try:
