@@ -179,7 +179,7 @@ class ThrowAwayServer(ABC):
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_end_with_parent(self._ends_at_once),  # noqa: PLW1509  # see there
+                preexec_fn=end_with_parent(self._ends_at_once),  # noqa: PLW1509  # see there
                 **self._child_options(),
             )
         if self._process.stdin is not None and told is not None:
@@ -216,7 +216,7 @@ def _free_port() -> int:
         return port
 
 
-def _end_with_parent(how: signal.Signals) -> Callable[[], None] | None:
+def end_with_parent(how: signal.Signals) -> Callable[[], None] | None:
     """Return what the child calls before it becomes the server, so that the kernel ends it with its parent.
 
     System calls alone, looked up before the fork.

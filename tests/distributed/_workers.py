@@ -5,7 +5,6 @@ Invariant: each is gone when its block is left, and ends with this process at th
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import re
@@ -20,6 +19,7 @@ from typing import NamedTuple
 
 from gevent import subprocess as gevent_subprocess
 
+from gtasker.testing._server import end_with_parent
 from tests.postgres._server import ROOT, eventually
 
 PATIENCE = 30.0
@@ -70,7 +70,7 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                preexec_fn=_end_with_parent(),  # system calls alone, looked up before the fork
+                preexec_fn=end_with_parent(signal.SIGKILL),  # system calls alone, looked up before the fork
             )
 
     @property
@@ -169,14 +169,3 @@ def scene(name: str, site: Site, *arguments: str) -> Iterator[subprocess.Popen[s
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
-
-
-def _end_with_parent() -> Callable[[], None] | None:
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-
-    def ask_kernel() -> None:
-        prctl(1, signal.SIGKILL)
-
-    return ask_kernel

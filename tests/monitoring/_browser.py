@@ -6,7 +6,6 @@ Invariant: it talks to this machine alone; what else it would like to ask for is
 from __future__ import annotations
 
 import base64
-import ctypes
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -21,7 +20,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-_PR_SET_PDEATHSIG = 1
+from gtasker.testing._server import end_with_parent
+
 PATIENCE = 20.0
 """Seconds after which what must show counts as never showing."""
 SWITCHES = (
@@ -120,11 +120,6 @@ def _mortal(program: str, script: Path) -> Path:
     return script
 
 
-def _end_with_parent() -> Callable[[], None]:
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 @contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
     """A browser with a profile of its own, gone when the block is left, or with this process."""
@@ -134,7 +129,7 @@ def browser(profile: Path) -> Iterator[Browser]:
     for switch in (*SWITCHES, f"--user-data-dir={profile}"):
         options.add_argument(switch)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = Chrome(options, Service(driver, popen_kw={"preexec_fn": _end_with_parent()}))
+    chrome = Chrome(options, Service(driver, popen_kw={"preexec_fn": end_with_parent(signal.SIGTERM)}))
     try:
         yield Browser(chrome)
     finally:

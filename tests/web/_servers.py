@@ -6,14 +6,13 @@ wait is bounded, and says what it waited for.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
@@ -23,10 +22,10 @@ import psutil
 from gevent import subprocess as gevent_subprocess
 from gevent.pool import Group
 
+from gtasker.testing._server import end_with_parent
 from tests.postgres._server import PATIENCE, ROOT, eventually
 from tests.web._load import CONNECTED
 
-_PR_SET_PDEATHSIG = 1
 HOOKED: Mapping[str, Any] = {
     "hooks": "from gtasker.integrations.gunicorn import post_worker_init, worker_exit, worker_int",
     "worker_class": "gevent",
@@ -50,7 +49,7 @@ class Server:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,  # so that its children can be found, whoever their parent is by then
-                preexec_fn=_end_with_parent(),  # system calls alone, looked up before the fork
+                preexec_fn=end_with_parent(signal.SIGQUIT),  # system calls alone, looked up before the fork
             )
         try:
             [port] = self.await_log(r"Listening at: http://127\.0\.0\.1:(\d+)")
@@ -245,10 +244,3 @@ def _group_of(pid: int) -> int | None:
 
 def _path() -> str:
     return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-
-
-def _end_with_parent() -> Callable[[], None] | None:
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
