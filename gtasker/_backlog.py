@@ -58,16 +58,13 @@ class Backlog(Gathering[R]):
         if self.idle and not self._is_called:
             self._call()
         if (self.lent or self.wanting) and self.tasks.live > len(self.idle):
-            self._serve_newcomer()
+            self._swap_while_worth_it()
+            if self.wanting:
+                self._stock.supply()
         if not self.is_awaited:
             self.attend()
         if self.waiting > self.alert_above and self.waiting - len(self.idle) > self.alert_above:
             self.on_backlog()
-
-    def _serve_newcomer(self) -> None:
-        self._swap_while_worth_it()
-        if self.wanting:
-            self._stock.supply()
 
     def delay(self, task: Task[Any], seconds: float) -> None:
         """Let `task` come back in so many seconds, to its old place. Never switches."""
@@ -102,6 +99,11 @@ class Backlog(Gathering[R]):
 
     def dispatch(self) -> None:
         """Give what waits to what is idle, while the turn lasts: loans at once, tasks soon. Never switches."""
+        self._rearrange()
+        if self.idle and self.tasks.live:
+            self._call()
+
+    def _rearrange(self) -> None:
         self._serve_loans()
         while self.idle and self._turn.left > 0 and self.is_loan_first():
             worker = self._pick()
@@ -109,14 +111,13 @@ class Backlog(Gathering[R]):
                 break
             self._grant(self.loans.pop(), worker.resource)
         self._swap_while_worth_it()
-        if self.idle and self.tasks.live and not self._is_called:
-            self._call()
         if self.wanting and not self.loans.live:
             self._feed()
 
     def _call(self) -> None:
-        self._is_called = True
-        self._turn.soon(self)
+        if not self._is_called:
+            self._is_called = True
+            self._turn.soon(self)
 
     def wake(self) -> None:
         """Let idle workers serve what waits, while the turn lasts. In the hub. Switches to one after another."""
@@ -125,21 +126,24 @@ class Backlog(Gathering[R]):
             self._has_let_pass = True
             turn.soon(self)
             return
-        self._has_let_pass = False
+        self._has_let_pass = gives_way = False
         try:
-            while self.tasks.live and idle and turn.left > 0 and not self.paused:
+            while self.tasks.live and idle and turn.left > 0 and not self.paused and not gives_way:
                 worker = self._pick()
                 if worker is None:
                     break
                 if self.take(worker):
                     worker.switch()
+                gives_way = bool(turn.woken)  # likewise
         finally:
             self._is_called = False
             if self._judge.patience < inf and (self.paused or not self.tasks.live):
                 self._served_at = monotonic()
         if self.loans.live or (self.tasks.live and (self.lent or self.wanting)):  # there were fewer than was hoped
-            self.dispatch()
+            self._rearrange()
             self._stock.supply()
+        if gives_way and self.tasks.live and idle:
+            self._call()
 
     def _pick(self) -> Server | None:
         # The idle worker that came last of those whose resource is fit; it is idle no more.
@@ -208,8 +212,7 @@ class Backlog(Gathering[R]):
         self.idle.append(worker)
         if self.tasks.live:
             worker.resource.promised_at = monotonic()
-            if not self._is_called:
-                self._call()
+            self._call()
 
     def place(self, resource: Resource[R], *, is_new: bool = False) -> None:
         """`resource` is no worker's, idle and fit: give it to the best who may have it. Never switches."""
@@ -249,8 +252,7 @@ class Backlog(Gathering[R]):
         self._stock.own(resource, worker)
         worker.resource = resource
         self.idle.append(worker)
-        if not self._is_called:
-            self._call()
+        self._call()
 
     def _is_ready(self, resource: Resource[R], *, is_wanted: bool = False) -> bool:
         # If it is not, it is left where it is, or on its way to be checked or destroyed.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from math import nan
 from typing import Any
@@ -21,8 +21,9 @@ from gevent import monkey
 from gevent.event import Event
 from gevent.hub import get_hub
 
-from gtasker import Load, Runner, State, Task
+from gtasker import Load, Priority, Runner, State, Task
 from gtasker._timeouts import Timeouts
+from gtasker._turn import turn_of
 from gtasker.errors import AcquireTimeoutError, TaskTimeoutError, WrongThreadError
 from gtasker.events import (
     ResourceCreateFailed,
@@ -532,3 +533,62 @@ def test_what_breaks_into_a_look_at_a_descriptor_loses_no_resource(ledger: Ledge
 
         assert not _Socket.is_hit
         assert settles(lambda: runner.stats().available_resources == 1, PATIENCE)
+
+
+def test_a_task_does_not_begin_before_a_loan_that_was_granted_first_is_used(make_runner: MakeRunner) -> None:
+    runner = make_runner(worker_count=3, max_worker_count=3, resource_pool_size=0).start()
+    order: list[str] = []
+
+    def borrow() -> None:
+        with runner.lease():
+            order.append("loan")
+
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(runner.lease())
+        borrowing = gevent.spawn(borrow)
+        turns(1)
+        urgent = runner.submit(lambda _: order.append("urgent"), priority=Priority.HIGH)
+        later = runner.submit(lambda _: order.append("later"))
+    gevent.joinall([borrowing], timeout=PATIENCE)
+    gevent.wait([urgent, later], timeout=PATIENCE)
+
+    assert order == ["urgent", "loan", "later"]
+
+
+def wakes_due() -> list[Any]:
+    """Who is to be woken, after some turns with nothing else happening. Switches."""
+    turns(3)
+    return list(turn_of(get_hub()).woken)
+
+
+def test_a_paused_runner_lets_the_event_loop_rest(make_runner: MakeRunner) -> None:
+    runner = make_runner(worker_count=2, max_worker_count=2, resource_pool_size=0).start()
+    with runner.lease():  # a worker's own
+        runner.pause()
+        task = runner.submit(lambda _: None)
+        due = wakes_due()
+        runner.resume()
+    task.get(timeout=PATIENCE)
+
+    assert due == []
+
+
+def test_a_check_that_takes_its_time_lets_the_event_loop_rest(make_runner: MakeRunner) -> None:
+    gate = Event()
+    gate.set()
+
+    def check(_: LedgerResource) -> bool:
+        return gate.wait()
+
+    runner = make_runner(
+        worker_count=3, max_worker_count=3, resource_pool_size=0, check_resource=check, check_idle=0.0
+    ).start()
+    with runner.lease():
+        gate.clear()
+        task = runner.submit(lambda _: None)
+        due = wakes_due()
+        gate.set()
+        task.get(timeout=PATIENCE)
+
+    assert due == []

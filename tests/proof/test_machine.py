@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 )
 
 from gtasker import Runner, State
+from gtasker._turn import turn_of
 from gtasker.errors import MaxRetriesExceededError, RunnerKilledError, TaskCancelledError
 from tests.ledger import LedgerResource, UnfitError
 from tests.proof._model import Demand, Model, Way
@@ -228,7 +229,9 @@ class RunnerMachine(RuleBasedStateMachine):
             found.append(f"{tasks} wait, {stats} says otherwise")
         if stats.waiting_leases != len(leases):
             found.append(f"{leases} wait, {stats} says otherwise")
-        if self.backend_up:
+        if self.backend_up:  # else it is tried again and again
+            if turn_of(gevent.get_hub()).woken:
+                found.append("the event loop does not come to rest")
             found += self._idling(tasks, leases) if tasks or leases else self._lacking()
         return found
 
