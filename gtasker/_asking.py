@@ -86,7 +86,7 @@ class Asking(Generic[R]):
         loan.waiter = loan.holder
         try:
             while loan.state is LoanState.WAITING:
-                site.hub.switch()
+                site.turn.rest(Loan)
         except BaseException:
             self._leave(loan)
             raise

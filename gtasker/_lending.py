@@ -32,55 +32,54 @@ T = TypeVar("T")
 
 
 class Lease(Generic[R]):
-    """What `Runner.lease` returns: `with runner.lease() as resource:`. It can be entered again once it was left."""
+    """What `Runner.lease` returns: `with runner.lease() as resource:`. It can be entered again once it was left.
 
-    __slots__ = ("_is_entered", "_lending", "_timeout", "priority", "resource")
+    It is made without `__init__`, whose call would be a dear part of a cycle.
+    """
 
-    def __init__(self, lending: Lending[R], timeout: float | None, priority: int) -> None:
-        self._lending = lending
-        self._timeout = timeout
-        self._is_entered = False
-        self.priority = priority
-        self.resource: Resource[R] | None = None
+    __slots__ = ("asks", "lending", "priority", "resource", "timeout")
+
+    lending: Lending[R]
+    timeout: float | None
+    priority: int
+    resource: Resource[R] | None  # while it is out
+    asks: bool  # somebody waits to enter it
 
     def __enter__(self) -> R:
         """Take a resource. Switches when none is idle. Raises `ResourceError`s, `RunnerStoppedError`."""
-        if self._is_entered:
+        if self.resource is not None or self.asks:
             raise RuntimeError("this lease is out already")
-        self._is_entered = True
-        resource = self._lending.take_idle(self)
+        resource = self.lending.take_idle(self)
         if resource is None:
             resource = self._ask()
         self.resource = resource
         return resource.value
 
     def _ask(self) -> Resource[R]:
-        if not self._lending.site.home:
-            self._lending = self._lending.find()  # the runner may have begun anew since
+        if not self.lending.site.home:
+            self.lending = self.lending.find()  # the runner may have begun anew since
+        self.asks = True
         try:
-            return self._lending.asking.take(Loan(self.priority), self._timeout, self)
-        except BaseException:
-            self._is_entered = False
-            raise
+            return self.lending.asking.take(Loan(self.priority), self.timeout, self)
         finally:
-            self._lending.site.tell()
+            self.asks = False
+            self.lending.site.tell()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
     ) -> Literal[False]:
         """Give it back. Never switches. Raises WrongThreadError."""
-        lending, resource = self._lending, self.resource
+        lending, resource = self.lending, self.resource
         if lending.thread != get_ident():
             raise WrongThreadError("this lease belongs to a runner of another thread")
         self.resource = None
-        self._is_entered = False
         if resource is None:  # it was found leaked, and taken back
             pass
         elif error is None:
             lending.give_back(resource, monotonic())
         else:
             lending.returning.take_back(resource, error, monotonic())
-        if lending.site.listening:
+        if not lending.is_plain:
             lending.site.tell()
         return False
 
@@ -109,13 +108,13 @@ class Lending(Generic[R]):
         # Wired by the runner: where leases are to be taken now, should this life of it be over.
         self.find: Callable[[], Lending[R]] = lambda: self
         # Whether a use can begin with no more than bookkeeping, and end so, if nobody waits.
-        self._is_plain = not site.listening and site.config.leak_warning is None
-        self._is_simple = self._is_plain and judge.is_plain
+        self.is_plain = not site.listening and site.config.leak_warning is None
+        self._is_simple = self.is_plain and judge.is_plain
 
     def take_idle(self, call: Any) -> Resource[R] | None:
         """An idle resource of the reserve, if there is one that is fit, and nobody waits for it. Never switches."""
         spare, turn = self._spare, self._turn
-        if not spare or not self._is_plain or self.site.home != get_ident():
+        if not spare or not self.is_plain or self.site.home != get_ident():
             return None
         if self._backlog.waiting or turn.woken or turn.left <= 0:  # it would overtake somebody, or keep the loop
             return None

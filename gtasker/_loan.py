@@ -88,6 +88,7 @@ class Loan(Generic[R]):
 
     __slots__ = ("error", "holder", "lane", "priority", "queued_at", "resource", "seq", "state", "waiter")
 
+    extras = None  # nothing is to be done once its asker was woken
     priority: int
     seq: int
     queued_at: float

@@ -96,10 +96,7 @@ class Runner(Observed[R]):
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
     ) -> Literal[False]:
         """Stop; kill after an exception. Switches."""
-        if kind is None:
-            self.stop()
-        else:
-            self.kill()
+        (self.stop if kind is None else self.kill)()
         return False
 
     def queue_task(
@@ -150,7 +147,7 @@ class Runner(Observed[R]):
             else:
                 backlog.push(task)
             while task.state < DONE:
-                site.hub.switch()
+                turn.rest(Task)
         except BaseException:
             core.outcomes.leave(task)
             raise
@@ -256,7 +253,10 @@ class Runner(Observed[R]):
         """`with runner.lease() as resource:` for code that is no callable. Leaving never switches."""
         core = self._core
         lending = core.lending if core is not None and core.site.home else self._lending()
-        return Lease(lending, timeout, priority)
+        lease: Lease[R] = Lease()
+        lease.lending, lease.timeout, lease.priority = lending, timeout, priority
+        lease.resource, lease.asks = None, False
+        return lease
 
     def pause(self) -> None:
         """Let workers finish their attempt and take no more until `resume`. Never switches."""

@@ -116,12 +116,13 @@ class Worker(_Greenlet, Generic[R]):
             if begin is not None:
                 begin(task)
             try:
-                args = task.args
-                run = task.context.run
-                value: Any = run(task.fn, resource.value, *args) if args else run(task.fn, resource.value)
+                args, context = task.args, task.context
+                value: Any = (
+                    context.run(task.fn, resource.value, *args) if args else context.run(task.fn, resource.value)
+                )
             except BaseException as error:
                 self._failed(task, error)
-                now = task = run = args = resource = None  # type: ignore[assignment]
+                now = task = context = args = resource = None  # type: ignore[assignment]
                 continue
             self.attempt = None
             now = finished = resource.idle_since = monotonic()
@@ -134,7 +135,7 @@ class Worker(_Greenlet, Generic[R]):
                 or task.extras is not None
             ):
                 self._succeeded(task, value, finished)
-                now = task = value = args = run = resource = None  # type: ignore[assignment]
+                now = task = value = args = context = resource = None  # type: ignore[assignment]
                 continue
             task._value = value
             task.state = DONE
@@ -150,10 +151,10 @@ class Worker(_Greenlet, Generic[R]):
                     if not turn.scheduled:
                         turn.schedule()
                 backlog.take(self)
-                task = value = args = run = resource = waiter = None  # type: ignore[assignment]
+                task = value = args = context = resource = waiter = None  # type: ignore[assignment]
                 continue
             idle.append(self)
-            task = value = args = run = resource = None  # type: ignore[assignment]
+            task = value = args = context = resource = None  # type: ignore[assignment]
             try:
                 waiter.switch()
             except BaseException:  # it is idle, and not to be lost; only _park() ends it

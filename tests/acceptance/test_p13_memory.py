@@ -224,6 +224,31 @@ def test_an_idle_worker_keeps_nothing_of_its_last_task(make_plain: MakeRunner) -
     assert [reference() for reference in gone] == [None, None]
 
 
+def test_a_caller_that_waits_keeps_nothing_of_who_was_answered_with_it(
+    make_plain: MakeRunner, call: SpawnCall, held: HeldTask[str]
+) -> None:
+    runner = make_plain(worker_count=1)
+    runner.start()
+    gone: list[weakref.ref[Payload]] = []
+
+    def ask_twice() -> None:
+        runner.queue_task(nothing, None)
+        runner.queue_task(held)
+
+    def ask() -> None:
+        gone.append(weakref.ref(runner.queue_task(lambda _resource: Payload())))
+
+    runner.pause()
+    call(ask_twice)
+    call(ask)
+    let_run()
+    runner.resume()
+    held.wait_begun()
+    gc.collect()
+
+    assert [reference() for reference in gone] == [None]
+
+
 @pytest.mark.parametrize("aging", [None, 1.0])
 def test_the_backlog_is_compacted_when_half_of_it_is_withdrawn(
     make_plain: MakeRunner, held: HeldTask[str], aging: float | None

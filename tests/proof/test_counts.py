@@ -51,8 +51,8 @@ def least(count: Callable[[], Counter[str]]) -> Counter[str]:
     return min(counts, key=lambda counted: sum(counted.values()))
 
 
-def count_switches(call: Callable[[], object]) -> Counter[str]:
-    """Count the switches of `CALLS` calls, those to and from the hub apart."""
+def count_switches(call: Callable[[], object], calls: int = CALLS) -> Counter[str]:
+    """Count the switches of that many calls, those to and from the hub apart."""
     hub = gevent.get_hub()
     counted: Counter[str] = Counter()
 
@@ -61,7 +61,7 @@ def count_switches(call: Callable[[], object]) -> Counter[str]:
 
     before = greenlet.settrace(trace)
     try:
-        for _ in range(CALLS):
+        for _ in range(calls):
             call()
     finally:
         greenlet.settrace(before)
@@ -111,6 +111,27 @@ def test_a_backlog_is_drained_without_a_switch_between_two_tasks(runner: Runner[
 
     # Into the hub, to the worker, and back to the one who waits for the last; and a pause of the budget's.
     assert sum(least(drain).values()) <= 8
+
+
+def test_callers_who_were_answered_together_go_on_with_one_switch_each(runner: Runner[Any]) -> None:
+    callers, calls = 8, 4  # fit into half a turn, too
+
+    def call() -> None:
+        for _ in range(calls):
+            runner.queue_task(answer)
+
+    def crowd() -> Counter[str]:
+        runner.pause()
+        greenlets = [gevent.spawn(call) for _ in range(callers)]
+        gevent.sleep(0)
+        runner.resume()
+        return count_switches(lambda: gevent.joinall(greenlets, raise_error=True), calls=1)
+
+    counted = least(crowd)
+    # A round: the hub, the worker, the hub, the first caller, the second and so on, the hub. In the last one all end,
+    # and whoever joins them is woken by each.
+    assert counted["direct"] == (callers - 1) * (calls - 1), counted
+    assert counted["hub"] <= 4 * calls + 4 * callers, counted
 
 
 @pytest.mark.parametrize(("call", "most"), [("queue_task", 8), ("run_task", 8)])
