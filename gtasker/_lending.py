@@ -20,7 +20,7 @@ from gtasker._asking import Asking
 from gtasker._backlog import Backlog
 from gtasker._events import DestroyReason
 from gtasker._extras import Priority
-from gtasker._judging import Judge
+from gtasker._judging import Judge, Verdict
 from gtasker._loan import Loan, Resource
 from gtasker._metrics import FOLD_AT, TaskTimes
 from gtasker._returning import Returning
@@ -101,15 +101,16 @@ class Lending(Generic[R]):
         self._backlog = backlog
         self._spare = backlog.spare
         self._hub = site.hub
+        self._judge = judge
         self._patience = judge.patience
         self.asking = asking
         self.returning = returning
         self.meter = site.meter
         # Wired by the runner: where leases are to be taken now, should this life of it be over.
         self.find: Callable[[], Lending[R]] = lambda: self
-        # Whether a use can begin with no more than bookkeeping, and end so, if nobody waits.
+        # Whether a use begins and ends with no more than bookkeeping and a look; and ends without a look, too.
         self.is_plain = not site.listening and site.config.leak_warning is None
-        self._is_simple = self.is_plain and judge.is_plain
+        self._is_simple = judge.is_plain
 
     def take_idle(self, call: Any) -> Resource[R] | None:
         """An idle resource of the reserve, if there is one that is fit, and nobody waits for it. Never switches."""
@@ -120,10 +121,12 @@ class Lending(Generic[R]):
             return None
         resource = spare[-1]
         now = monotonic()
-        if now >= resource.good_until or now - resource.idle_since >= self._patience:
-            return None
         holder = getcurrent()
         if holder is self._hub:
+            return None
+        if (now >= resource.good_until or now - resource.idle_since >= self._patience) and (
+            self._judge.look(resource, now, now) is not Verdict.FIT
+        ):
             return None
         del spare[-1]
         turn.left -= 1
@@ -180,14 +183,18 @@ class Lending(Generic[R]):
             now > self._turn.until
             or backlog.wanting
             or resource.worker is not None
-            or now >= resource.good_until
-            or not self._is_simple
+            or not self.is_plain
             or not self.site.home  # it is closing, and looks whether all is back
         ):
             self.returning.take_back(resource, None, now)
             return
         resource.holder = resource.call = None
         resource.idle_since = now
+        if now >= resource.good_until or not self._is_simple:
+            verdict = self._judge.settle(resource, now)
+            if verdict is not Verdict.FIT or not self.site.home:
+                self.returning.settled(resource, verdict, now)
+                return
         if backlog.waiting:
             backlog.place(resource)
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from gtasker._backlog import Backlog
 from gtasker._events import DestroyReason, LeaseReturned
@@ -58,11 +58,16 @@ class Returning(Generic[R]):
         elif self._judge.is_plain and now < resource.good_until:
             self.restore(resource, None)
         else:
-            verdict = self._judge.settle(resource, now)
-            if verdict is Verdict.CLEAN:
-                self._care(self._after_use, resource, now)
-            else:
-                self.restore(resource, None if verdict is Verdict.FIT else verdict)
+            self.settled(resource, self._judge.settle(resource, now), now)
+
+    def settled(
+        self, resource: Resource[R], verdict: Literal[Verdict.FIT, Verdict.CLEAN] | DestroyReason, now: float
+    ) -> None:
+        """Go on after `settle`, at the end of a use that ended well at `now`. Never switches."""
+        if verdict is Verdict.CLEAN:
+            self._care(self._after_use, resource, now)
+        else:
+            self.restore(resource, None if verdict is Verdict.FIT else verdict)
 
     def restore(self, resource: Resource[R], reason: DestroyReason | None) -> None:
         """Put a resource that nobody uses to its next use, or have it replaced. Never switches."""

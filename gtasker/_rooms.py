@@ -71,7 +71,7 @@ class Rooms(Generic[R]):
         outcomes.on_wait = self.deadlocks.begin_wait
         outcomes.on_timed_wait = self.deadlocks.begin_timed_wait
         outcomes.on_waited = self.deadlocks.end_wait
-        outcomes.may_be_direct = self.judge.is_plain and self.site.collector is None
+        outcomes.may_be_direct = self.site.collector is None
 
     def _refuse(self, task: Task[Any], error: BaseException) -> None:
         self.outcomes.refuse(task, error)

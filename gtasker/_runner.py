@@ -16,6 +16,7 @@ from gtasker._closing import KILL_TIMEOUT
 from gtasker._config import Config
 from gtasker._extras import DONE, QUEUED, Priority
 from gtasker._forks import cores
+from gtasker._judging import Verdict
 from gtasker._lending import Lease
 from gtasker._lifecycle import State
 from gtasker._mapping import as_they_come, collect, in_flight
@@ -134,14 +135,13 @@ class Runner(Observed[R]):
             if backlog.idle and not turn.woken and turn.left > 0 and not backlog.waiting:
                 # Nobody is in line, or woken and not yet run, who would be overtaken: hand over by a direct switch.
                 resource = backlog.idle[-1].resource
-                if now < resource.good_until and now - resource.idle_since < core.judge.patience:
+                if (now < resource.good_until and now - resource.idle_since < core.judge.patience) or (
+                    core.judge.look(resource, now, now) is Verdict.FIT
+                ):
                     worker = backlog.idle.pop()
                     worker.task = task
                     worker.handed_at = now
                     worker.switch()
-                    if task.state is DONE:
-                        task.waiter = None
-                        return task._value
                 else:
                     backlog.push(task)
             else:

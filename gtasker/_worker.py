@@ -40,6 +40,8 @@ else:
 R = TypeVar("R")
 T = TypeVar("T")
 
+FIT = Verdict.FIT
+
 
 class Worker(_Greenlet, Generic[R]):
     """One worker. It outlives its resources: when one is unfit it asks for another."""
@@ -93,6 +95,7 @@ class Worker(_Greenlet, Generic[R]):
     def _run(self) -> None:
         # One function: a call for each step would cost as much as all the rest of a task.
         backlog, outcomes, turn, meter = self._backlog, self._outcomes, self._site.turn, self._site.meter
+        is_plain = self._judge.is_plain
         idle, woken, waits, runs = backlog.idle, turn.woken, meter.waits.append, meter.runs.append
         begin = outcomes.begin if outcomes.is_watched else None
         now: Any = self.handed_at  # the moment, while it is known
@@ -116,26 +119,25 @@ class Worker(_Greenlet, Generic[R]):
             if begin is not None:
                 begin(task)
             try:
-                args, context = task.args, task.context
-                value: Any = (
-                    context.run(task.fn, resource.value, *args) if args else context.run(task.fn, resource.value)
-                )
+                fn, args, context = task.fn, task.args, task.context
+                value: Any = context.run(fn, resource.value, *args) if args else context.run(fn, resource.value)
             except BaseException as error:
                 self._failed(task, error)
-                now = task = context = args = resource = None  # type: ignore[assignment]
+                now = task = fn = context = args = resource = None  # type: ignore[assignment]
                 continue
             self.attempt = None
             now = finished = resource.idle_since = monotonic()
             if finished > turn.until:
                 self._count(finished)
-            if (
-                not outcomes.is_direct
-                or finished >= resource.good_until
-                or task.state is not RUNNING
-                or task.extras is not None
-            ):
-                self._succeeded(task, value, finished)
-                now = task = value = args = context = resource = None  # type: ignore[assignment]
+            if not outcomes.is_direct or task.state is not RUNNING or task.extras is not None:
+                verdict: Any = None
+            elif is_plain and finished < resource.good_until:
+                verdict = FIT
+            else:
+                verdict = self._settle(task, resource, finished)
+            if verdict is not FIT:
+                self._succeeded(task, value, finished, verdict)
+                now = task = value = fn = args = context = resource = None  # type: ignore[assignment]
                 continue
             task._value = value
             task.state = DONE
@@ -151,10 +153,10 @@ class Worker(_Greenlet, Generic[R]):
                     if not turn.scheduled:
                         turn.schedule()
                 backlog.take(self)
-                task = value = args = context = resource = waiter = None  # type: ignore[assignment]
+                task = value = fn = args = context = resource = waiter = None  # type: ignore[assignment]
                 continue
             idle.append(self)
-            task = value = args = context = resource = None  # type: ignore[assignment]
+            task = value = fn = args = context = resource = None  # type: ignore[assignment]
             try:
                 waiter.switch()
             except BaseException:  # it is idle, and not to be lost; only _park() ends it
@@ -187,7 +189,12 @@ class Worker(_Greenlet, Generic[R]):
             pass
         return True
 
-    def _succeeded(self, task: Task[Any], value: Any, finished: float) -> None:
+    def _settle(self, task: Task[Any], resource: Resource[R], finished: float) -> Verdict | DestroyReason | None:
+        # None if it has to be settled once more: what the hooks call may have answered the task, or begun a shutdown.
+        verdict = self._judge.settle(resource, finished)
+        return verdict if verdict is not FIT or (self._outcomes.is_direct and task.state is RUNNING) else None
+
+    def _succeeded(self, task: Task[Any], value: Any, finished: float, verdict: Verdict | DestroyReason | None) -> None:
         resource = self.resource
         assert resource is not None
         if self._site.forked:
@@ -211,11 +218,10 @@ class Worker(_Greenlet, Generic[R]):
             site.meter.waits.append(self.started_at - waiting_since(task))
             site.meter.runs.append(finished - self.started_at)
             outcomes.complete(task, self.started_at, finished)
-        verdict: Verdict | DestroyReason | None = None
-        if not judge.is_plain or finished >= resource.good_until:
+        if verdict is None and (not judge.is_plain or finished >= resource.good_until):
             verdict = judge.settle(resource, finished)
-            if verdict is Verdict.CLEAN:
-                verdict = self._care(judge.reset, resource, finished)
+        if verdict is Verdict.CLEAN:
+            verdict = self._care(judge.reset, resource, finished)
         self._done(resource, verdict if isinstance(verdict, DestroyReason) else None)
 
     def _failed(self, task: Task[Any], error: BaseException) -> None:

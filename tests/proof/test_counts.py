@@ -6,6 +6,7 @@ Invariant: nothing here depends on the clock, but for the hub's budget; what tha
 from __future__ import annotations
 
 import gc
+import socket
 import sys
 import tracemalloc
 from collections import Counter
@@ -39,6 +40,51 @@ def runner(ledger: Ledger) -> Iterator[Runner[Any]]:
             runner.run_task(answer)
             with runner.lease():
                 pass
+        yield runner
+
+
+class Watched:
+    """A resource whose socket is looked at before each use, and that is clean after one without waiting."""
+
+    def __init__(self) -> None:
+        self._near, self._far = socket.socketpair()
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._near.fileno()
+
+    def close(self) -> None:
+        """End both."""
+        self._near.close()
+        self._far.close()
+
+
+class Reset:
+    """Nothing to be done after a use."""
+
+    def __call__(self, resource: Watched) -> None:
+        raise AssertionError("it was done already")
+
+    def nowait(self, resource: Watched) -> bool:
+        """All done."""
+        return True
+
+
+@pytest.fixture
+def watching() -> Iterator[Runner[Watched]]:
+    """As `runner`, of resources that are looked at and reset: what a database's are."""
+    runner: Runner[Watched] = Runner(
+        on_create=Watched,
+        on_destroy=Watched.close,
+        check_readable=True,
+        reset=Reset(),
+        worker_count=1,
+        resource_pool_size=1,
+    )
+    with runner:
+        for _ in range(3):
+            runner.queue_task(answer)
+            runner.run_task(answer)
         yield runner
 
 
@@ -86,6 +132,24 @@ def count_calls(call: Callable[[], object]) -> Counter[str]:
 
 def test_queue_task_switches_once_to_the_worker_and_once_back(runner: Runner[Any]) -> None:
     assert least(lambda: count_switches(lambda: runner.queue_task(answer))) == {"direct": 2 * CALLS}
+
+
+def test_what_is_looked_at_and_reset_costs_no_switch_more(watching: Runner[Watched]) -> None:
+    def borrow() -> None:
+        with watching.lease():
+            pass
+
+    assert least(lambda: count_switches(lambda: watching.queue_task(answer))) == {"direct": 2 * CALLS}
+    assert least(lambda: count_switches(lambda: watching.run_task(answer))) == {}
+    assert least(lambda: count_switches(borrow)) == {}
+
+
+@pytest.mark.parametrize(("call", "most"), [("queue_task", 8), ("run_task", 9)])
+def test_a_task_enters_few_functions_where_its_resource_is_looked_at(
+    watching: Runner[Watched], call: str, most: int
+) -> None:
+    entered = least(lambda: count_calls(lambda: getattr(watching, call)(answer)))
+    assert sum(entered.values()) <= most, entered
 
 
 def test_run_task_does_not_switch(runner: Runner[Any]) -> None:

@@ -36,6 +36,7 @@ _make_cursor: Callable[..., extensions.cursor] = extensions.connection.cursor
 _plain_fileno: Callable[[Any], int] = extensions.connection.fileno
 _PLAIN = (None, False, None)  # name, withhold, scrollable of a cursor that lives here
 _CHUNK = 4096  # bytes
+_PLAIN_LOOKS = 2  # after a use, and before the next; who looks asks twice as often before he believes it
 _FREE_INTERVAL = 0.005  # seconds between two looks at a statement that is being cancelled
 
 
@@ -71,7 +72,7 @@ class GreenConnection(extensions.connection):
         self.interrupt: BaseException | None = None
         self.in_flight = False  # some greenlet waits for the server, and so holds psycopg2's lock
         self.resting = False  # nobody has used it since the last ``rest``
-        self._just_rested = False  # and nobody has looked since
+        self._plain_looks = 0  # so many may still be told the bare descriptor
         self._hub: Hub | None = None  # for which ``_watcher`` was made
         self._watcher: Any = None
         self._may_keep = False  # while it connects, each host that is tried has a socket of its own
@@ -225,8 +226,8 @@ class GreenConnection(extensions.connection):
         Whoever waits for notifications has used the connection, so that it is not at rest, and finds this plain.
         """
         descriptor = _plain_fileno(self)
-        if self._just_rested:  # there will hardly be anything, and who finds that there is asks again
-            self._just_rested = False
+        if self._plain_looks:  # there will hardly be anything, and who finds that there is asks again
+            self._plain_looks -= 1
             return descriptor
         # What answers a statement is its reader's: psycopg2's properties (autocommit, ...) send some, and have no door.
         if self.resting and self._poll(0) and not self.busy and not self._has_last_words(descriptor):
@@ -259,7 +260,7 @@ class GreenConnection(extensions.connection):
         ):
             return False
         self.notifies.clear()
-        self.resting = self._just_rested = True
+        self.resting, self._plain_looks = True, _PLAIN_LOOKS
         return True
 
     def _session_now(self) -> _Session:
