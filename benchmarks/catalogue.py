@@ -30,6 +30,7 @@ ROWS = (
     Row("lease-rivals", "lease cycle beside other pools", "lending:lease_beside_pools"),
     Row("fairness", "100 greedy greenlets over 4 resources", "greed:greedy"),
     Row("select", "SELECT 1, 100 greenlets over 10 connections", "postgres:select_one"),
+    Row("select-few", "SELECT 1, 5 greenlets over 10 connections", "postgres:select_by_few"),
     Row("depth", "cost a task with many waiting", "depth:waiting_tasks"),
     Row("width", "cost a task with many workers", "width:many_workers"),
     Row("burst", "burst reaction", "bursting:reaction"),

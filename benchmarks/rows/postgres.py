@@ -1,4 +1,4 @@
-"""SELECT 1 over a real Postgres: a hundred greenlets share ten connections in every way there is.
+"""SELECT 1 over a real Postgres: a hundred greenlets, or five, share ten connections in every way there is.
 
 Invariant: every way sends the same one statement on an autocommitting connection and fetches its one row.
 """
@@ -24,7 +24,7 @@ from gtasker import Runner
 from gtasker.integrations.psycopg2 import make_cooperative, resource
 from gtasker.testing.postgres import ThrowAwayPostgres
 
-GREENLETS, CONNECTIONS = 100, 10
+GREENLETS, FEW, CONNECTIONS = 100, 5, 10
 LIMIT = "psycopg2 + bare LifoQueue"
 QUEUE, LEASE, MAP = "gtasker queue_task", "gtasker lease", "gtasker map, fed in a batch"
 BARE = ", bare connections"
@@ -39,20 +39,9 @@ Select = Callable[[], object]
 def select_one(effort: Effort) -> Result:
     """Measure all of them against the bare queue, and ours against the rivals. Switches."""
     with ThrowAwayPostgres() as server, ExitStack() as stack:
-        make_cooperative()
         dsn = server.dsn
+        selects = _ways(dsn, stack)
         whole = stack.enter_context(_runner(resource(dsn, autocommit=True)))
-        bare = stack.enter_context(_runner({"on_create": partial(connect, dsn), "on_destroy": _close}))
-        selects: dict[str, Select] = {
-            LIMIT: stack.enter_context(_bare(dsn)),
-            QUEUE: partial(whole.queue_task, select),
-            LEASE: partial(_leased, whole),
-            QUEUE + BARE: partial(bare.queue_task, select),
-            LEASE + BARE: partial(_leased, bare),
-            PSYCOPG_POOL: stack.enter_context(_psycopg_pool(dsn)),
-            SQLALCHEMY: stack.enter_context(_sqlalchemy(dsn)),
-            EXECUTOR: stack.enter_context(_executor(dsn)),
-        }
         contenders = [
             Contender(name, by_callers(call, GREENLETS), at_least=GREENLETS * 10) for name, call in selects.items()
         ]
@@ -73,6 +62,34 @@ def select_one(effort: Effort) -> Result:
         result.rate(ours, EXECUTOR + THREADS, Target(1.3, at_least=True))
     result.rate(MAP, EXECUTOR + BATCH)
     return result
+
+
+def select_by_few(effort: Effort) -> Result:
+    """Measure them with connections to spare: what is left then is what a call costs. Switches."""
+    with ThrowAwayPostgres() as server, ExitStack() as stack:
+        selects = _ways(server.dsn, stack)
+        contenders = [Contender(name, by_callers(call, FEW), at_least=FEW * 10) for name, call in selects.items()]
+        result = interleave(contenders, effort)
+    for ours in (QUEUE, LEASE):
+        for other in (LIMIT, PSYCOPG_POOL, SQLALCHEMY, EXECUTOR):
+            result.rate(ours, other)
+    return result
+
+
+def _ways(dsn: str, stack: ExitStack) -> dict[str, Select]:
+    make_cooperative()
+    whole = stack.enter_context(_runner(resource(dsn, autocommit=True)))
+    bare = stack.enter_context(_runner({"on_create": partial(connect, dsn), "on_destroy": _close}))
+    return {
+        LIMIT: stack.enter_context(_bare(dsn)),
+        QUEUE: partial(whole.queue_task, select),
+        LEASE: partial(_leased, whole),
+        QUEUE + BARE: partial(bare.queue_task, select),
+        LEASE + BARE: partial(_leased, bare),
+        PSYCOPG_POOL: stack.enter_context(_psycopg_pool(dsn)),
+        SQLALCHEMY: stack.enter_context(_sqlalchemy(dsn)),
+        EXECUTOR: stack.enter_context(_executor(dsn)),
+    }
 
 
 def connect(dsn: str) -> Any:
