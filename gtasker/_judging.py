@@ -71,12 +71,16 @@ class Judge(Generic[R]):
         idle = now - max(resource.idle_since, resource.checked_at)
         if now < resource.good_until and idle < self.patience:
             return Verdict.FIT
-        if resource.condemned is not None:
-            return resource.condemned
+        condemned = resource.condemned
+        if condemned is not None:
+            return condemned
         if now >= resource.expires_at:
             return DestroyReason.EXPIRED
-        if self._readable and resource.used and self._is_readable(resource):
-            return DestroyReason.READABLE
+        if self._readable and resource.used:
+            if self._is_readable(resource):
+                return DestroyReason.READABLE
+            if resource.condemned is not None:  # by what `fileno` called
+                return resource.condemned
         if self._check is None or not (resource.suspect or idle >= self.patience):
             return Verdict.FIT
         is_promised = resource.idle_since <= resource.promised_at > served_at
@@ -191,10 +195,10 @@ class Judge(Generic[R]):
             return False
 
     def _is_readable(self, resource: Resource[R]) -> bool:
-        fileno = getattr(resource.value, "fileno", None)
-        if fileno is None or _poll is None:
-            return False
         try:
+            fileno = getattr(resource.value, "fileno", None)
+            if fileno is None or _poll is None:
+                return False
             for _ in range(_LOOKS):
                 # `fileno` may read what came unasked (a notice, say), and more of that may come right after it.
                 descriptor = fileno()

@@ -124,8 +124,8 @@ class Lending(Generic[R]):
         holder = getcurrent()
         if holder is self._hub:
             return None
-        if (now >= resource.good_until or now - resource.idle_since >= self._patience) and (
-            self._judge.look(resource, now, now) is not Verdict.FIT
+        if (now >= resource.good_until or now - resource.idle_since >= self._patience) and not self.is_fit(
+            resource, now
         ):
             return None
         del spare[-1]
@@ -140,6 +140,10 @@ class Lending(Generic[R]):
         resource.call = call
         resource.taken_at = now
         return resource
+
+    def is_fit(self, resource: Resource[R], now: float) -> bool:
+        """Look at what is to be used in this step; False, too, if what the look called came before. Never switches."""
+        return self._judge.look(resource, now, now) is Verdict.FIT and self._backlog.is_next(resource)
 
     def run(self, fn: Any, args: tuple[Any, ...], timeout: float | None) -> Any:
         """Call `fn(resource, *args)` in this greenlet, when no resource was idle. Switches."""

@@ -16,7 +16,6 @@ from gtasker._closing import KILL_TIMEOUT
 from gtasker._config import Config
 from gtasker._extras import DONE, QUEUED, Priority
 from gtasker._forks import cores
-from gtasker._judging import Verdict
 from gtasker._lending import Lease
 from gtasker._lifecycle import State
 from gtasker._mapping import as_they_come, collect, in_flight
@@ -136,13 +135,14 @@ class Runner(Observed[R]):
                 # Nobody is in line, or woken and not yet run, who would be overtaken: hand over by a direct switch.
                 resource = backlog.idle[-1].resource
                 if (now < resource.good_until and now - resource.idle_since < core.judge.patience) or (
-                    core.judge.look(resource, now, now) is Verdict.FIT
+                    core.lending.is_fit(resource, now)
                 ):
                     worker = backlog.idle.pop()
                     worker.task = task
                     worker.handed_at = now
                     worker.switch()
                 else:
+                    core.admission.enter()  # what the look called may have begun a shutdown
                     backlog.push(task)
             else:
                 backlog.push(task)

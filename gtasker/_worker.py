@@ -134,7 +134,7 @@ class Worker(_Greenlet, Generic[R]):
             elif is_plain and finished < resource.good_until:
                 verdict = FIT
             else:
-                verdict = self._settle(task, resource, finished)
+                verdict, now = self._settle(task, resource, finished), None
             if verdict is not FIT:
                 self._succeeded(task, value, finished, verdict)
                 now = task = value = fn = args = context = resource = None  # type: ignore[assignment]
@@ -192,7 +192,8 @@ class Worker(_Greenlet, Generic[R]):
     def _settle(self, task: Task[Any], resource: Resource[R], finished: float) -> Verdict | DestroyReason | None:
         # None if it has to be settled once more: what the hooks call may have answered the task, or begun a shutdown.
         verdict = self._judge.settle(resource, finished)
-        return verdict if verdict is not FIT or (self._outcomes.is_direct and task.state is RUNNING) else None
+        is_as_before = self._outcomes.is_direct and task.state is RUNNING and task.extras is None
+        return verdict if verdict is not FIT or is_as_before else None
 
     def _succeeded(self, task: Task[Any], value: Any, finished: float, verdict: Verdict | DestroyReason | None) -> None:
         resource = self.resource

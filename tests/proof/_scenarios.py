@@ -412,5 +412,5 @@ WORKER_SCENARIOS = (
     Scenario(name="a worker", least=6, at_worker=True),
     Scenario(name="the only worker", least=9, at_worker=True, options=_ONE, steps=_WAITING),
     Scenario(name="a worker without reserve", least=9, at_worker=True, options=_SMALL, steps=_WAITING),
-    Scenario(name="a worker with hooks", least=8, at_worker=True, options={"check_idle": 0.0}, steps=_ALL_HOOKS),
+    Scenario(name="a worker with hooks", least=6, at_worker=True, options={"check_idle": 0.0}, steps=_ALL_HOOKS),
 )

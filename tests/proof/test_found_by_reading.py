@@ -6,6 +6,7 @@ Invariant: each test failed before its mend, by a hang, a lost resource, a broke
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -592,3 +593,173 @@ def test_a_check_that_takes_its_time_lets_the_event_loop_rest(make_runner: MakeR
         task.get(timeout=PATIENCE)
 
     assert due == []
+
+
+class Looked:
+    """A resource that is looked at before a use; what its `fileno` does beside that is set once."""
+
+    def __init__(self) -> None:
+        self._near, self._far = socket.socketpair()
+        self.then: Callable[[], object] | None = None
+        self.is_spoiled = False
+
+    @property
+    def fileno(self) -> Callable[[], int]:
+        """As a socket's."""
+        if self.is_spoiled:
+            raise ReferenceError("there is no such thing any more")
+        return self._ask
+
+    def _ask(self) -> int:
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+        return self._near.fileno()
+
+    def close(self) -> None:
+        """End both."""
+        self._near.close()
+        self._far.close()
+
+
+@pytest.fixture
+def look_at() -> Iterator[Callable[..., Runner[Looked]]]:
+    """Make started runners of such resources."""
+    runners: list[Runner[Looked]] = []
+
+    def make(**options: Any) -> Runner[Looked]:
+        options = {"on_create": Looked, "on_destroy": Looked.close, "check_readable": True, **ONE, **options}
+        runners.append(Runner(**options))
+        return runners[-1].start()
+
+    yield make
+    for runner in runners:
+        runner.kill()
+
+
+def spoil(resource: Looked) -> str:
+    """Make it one that cannot be asked for its `fileno` any more."""
+    resource.is_spoiled = True
+    return "spoiled"
+
+
+def borrow(runner: Runner[Looked], fn: Callable[[Looked], object]) -> object:
+    """Call `fn` with a lease."""
+    with runner.lease() as resource:
+        return fn(resource)
+
+
+WAYS: list[tuple[str, Callable[[Runner[Looked], Callable[[Looked], object]], object]]] = [
+    ("queue_task", Runner.queue_task),
+    ("submit", lambda runner, fn: runner.submit(fn).get(timeout=PATIENCE)),
+    ("run_task", Runner.run_task),
+    ("lease", borrow),
+]
+every_way = pytest.mark.parametrize("use", [use for _, use in WAYS], ids=[name for name, _ in WAYS])
+
+
+@every_way
+def test_what_cannot_be_looked_at_after_its_use_is_replaced(
+    look_at: Callable[..., Runner[Looked]], use: Callable[..., object]
+) -> None:
+    runner = look_at(resource_pool_size=1)
+
+    with gevent.Timeout(PATIENCE):
+        assert use(runner, spoil) == "spoiled"
+        assert use(runner, lambda resource: resource.is_spoiled) is False
+
+    assert settles(lambda: runner.stats().live_resources == 2, PATIENCE)
+    assert runner.stats().active_workers == 1
+
+
+@every_way
+def test_what_cannot_be_looked_at_before_a_use_is_replaced(
+    look_at: Callable[..., Runner[Looked]], use: Callable[..., object]
+) -> None:
+    runner = look_at(resource_pool_size=1)
+    made: list[Looked] = []
+    use(runner, made.append)
+    made[0].is_spoiled = True
+
+    with gevent.Timeout(PATIENCE):
+        assert use(runner, lambda resource: resource.is_spoiled) is False
+
+
+@every_way
+def test_a_look_may_have_everything_replaced(
+    look_at: Callable[..., Runner[Looked]], use: Callable[..., object]
+) -> None:
+    runner = look_at(resource_pool_size=1)
+    made: list[Looked] = []
+    use(runner, made.append)
+    made[0].then = runner.recycle
+
+    with gevent.Timeout(PATIENCE):
+        assert use(runner, lambda resource: resource is not made[0]) is True
+
+
+def test_a_task_does_not_begin_if_the_look_before_it_paused_the_runner(look_at: Callable[..., Runner[Looked]]) -> None:
+    runner = look_at()
+    made: list[Looked] = []
+    begun: list[State] = []
+    runner.queue_task(made.append)
+    made[0].then = runner.pause
+    asking = gevent.spawn(runner.queue_task, lambda _: begun.append(runner.state))
+    turns(5)
+
+    assert begun == []
+    runner.resume()
+    asking.get(timeout=PATIENCE)
+    assert begun == [State.RUNNING]
+
+
+def test_what_a_look_submits_with_a_higher_priority_goes_first(look_at: Callable[..., Runner[Looked]]) -> None:
+    runner = look_at()
+    made: list[Looked] = []
+    order: list[str] = []
+    runner.queue_task(made.append)
+    made[0].then = lambda: runner.submit(lambda _: order.append("high"), priority=Priority.HIGH)
+    runner.queue_task(lambda _: order.append("low"), priority=Priority.LOW)
+
+    assert order == ["high", "low"]
+
+
+class Meddling:
+    """A reset that never waits, and does something else beside that, once."""
+
+    def __init__(self) -> None:
+        self.then: Callable[[], object] | None = None
+
+    def __call__(self, resource: object) -> None:
+        """Never called."""
+
+    def nowait(self, resource: object) -> bool:
+        """All done."""
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+        return True
+
+
+def test_a_callback_is_called_that_the_reset_after_the_task_has_added(make_runner: MakeRunner) -> None:
+    reset = Meddling()
+    called: list[Task[None]] = []
+    runner = make_runner(**ONE, reset=reset).start()
+    task = runner.submit(lambda _: None)
+    reset.then = lambda: task.add_done_callback(called.append)
+    turns(5)
+
+    assert called == [task]
+
+
+def test_no_wait_is_negative_if_a_reset_submits(make_runner: MakeRunner) -> None:
+    reset = Meddling()
+    runner = make_runner(**ONE, reset=reset).start()
+    reset.then = lambda: runner.submit(lambda _: None)
+    runner.queue_task(lambda _: None)
+    turns(5)
+
+    assert runner._core is not None
+    waits = runner._core.site.meter.waits
+    assert len(waits) == 2
+    assert min(waits) >= 0
