@@ -134,7 +134,7 @@ class Worker(_Greenlet, Generic[R]):
             elif is_plain and finished < resource.good_until:
                 verdict = FIT
             else:
-                verdict, now = self._settle(task, resource, finished), None
+                verdict, now = self._settle(task, resource, finished), None  # the hooks took their time
             if verdict is not FIT:
                 self._succeeded(task, value, finished, verdict)
                 now = task = value = fn = args = context = resource = None  # type: ignore[assignment]
