@@ -56,7 +56,7 @@ def test_a_caller_of_queue_task_that_leaves_leaves_its_task_to_end_unheard(
 ) -> None:
     fleet = make_fleet()
     crowd = Crowd()
-    caller = crowd.call(fleet.runner.queue_task, sleep_on_the_server, 0.2)
+    caller = crowd.call(fleet.runner.queue_task, sleep_on_the_server, 1.0)
     eventually(lambda: observer.active(application), "the query runs")
 
     caller.kill(interrupt := GreenletExit())

@@ -144,7 +144,7 @@ def test_what_is_looked_at_and_reset_costs_no_switch_more(watching: Runner[Watch
     assert least(lambda: count_switches(borrow)) == {}
 
 
-@pytest.mark.parametrize(("call", "most"), [("queue_task", 8), ("run_task", 9)])
+@pytest.mark.parametrize(("call", "most"), [("queue_task", 10), ("run_task", 11)])
 def test_a_task_enters_few_functions_where_its_resource_is_looked_at(
     watching: Runner[Watched], call: str, most: int
 ) -> None:
