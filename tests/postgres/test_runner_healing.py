@@ -61,8 +61,9 @@ def test_sessions_that_died_idle_are_replaced_without_an_error(
             crowd.call(use, answer, number, 0.02)
         assert sorted(crowd.wait()) == list(range(4))
 
-    assert shoot(observer, application) == 8
-    eventually(lambda: not observer.sessions(application), "all sessions have ended")
+    before = observer.sessions(application)
+    assert shoot(observer, application) == len(before) == 8
+    eventually(lambda: not before & observer.sessions(application), "all sessions have ended")
 
     for use in (fleet.runner.queue_task, fleet.runner.run_task):
         crowd = Crowd()

@@ -284,7 +284,7 @@ def test_sessions_that_the_server_ended_while_idle_are_replaced_unnoticed(
     refills(engine)
 
     observer.terminate(*before)
-    eventually(lambda: not observer.sessions(application), "the server has ended them")
+    eventually(lambda: not before & observer.sessions(application), "the server has ended them")
 
     assert [number(engine, value) for value in range(6)] == list(range(6))
     eventually(lambda: len(observer.sessions(application)) == 3, "all are replaced")
