@@ -80,7 +80,7 @@ class Outcomes(Owner, Generic[R]):
         self._calls = calls
         self._backlog = backlog
         self._meter = site.meter
-        # Whether an attempt that ended well leaves nothing to do but to answer.
+        # Whether an attempt that ended well leaves nothing to do but to see to its resource, and to answer.
         self.is_direct = False
         self.may_be_direct = False  # as far as the settings say
         # Whether attempts are to be told to `begin`.

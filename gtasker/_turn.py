@@ -140,7 +140,8 @@ class Turn:
     def rest(self, kind: type[Caller]) -> None:
         """Wait to be woken, as one of `kind`. Switches to the next to be woken, if that is one too; else to the hub.
 
-        So callers who were answered together go on one after another, with one switch each in place of two.
+        So callers who were answered together go on one after another, with one switch each in place of two. The one
+        that was switched to is kept until this one is woken itself.
         """
         if self.relays and self.woken:
             following: Any = self.woken[0]

@@ -40,7 +40,7 @@ else:
 R = TypeVar("R")
 T = TypeVar("T")
 
-FIT = Verdict.FIT
+_FIT = Verdict.FIT  # looked up for each attempt
 
 
 class Worker(_Greenlet, Generic[R]):
@@ -132,10 +132,10 @@ class Worker(_Greenlet, Generic[R]):
             if not outcomes.is_direct or task.state is not RUNNING or task.extras is not None:
                 verdict: Any = None
             elif is_plain and finished < resource.good_until:
-                verdict = FIT
+                verdict = _FIT
             else:
                 verdict, now = self._settle(task, resource, finished), None  # the hooks took their time
-            if verdict is not FIT:
+            if verdict is not _FIT:
                 self._succeeded(task, value, finished, verdict)
                 now = task = value = fn = args = context = resource = None  # type: ignore[assignment]
                 continue
@@ -193,7 +193,7 @@ class Worker(_Greenlet, Generic[R]):
         # None if it has to be settled once more: what the hooks call may have answered the task, or begun a shutdown.
         verdict = self._judge.settle(resource, finished)
         is_as_before = self._outcomes.is_direct and task.state is RUNNING and task.extras is None
-        return verdict if verdict is not FIT or is_as_before else None
+        return verdict if verdict is not _FIT or is_as_before else None
 
     def _succeeded(self, task: Task[Any], value: Any, finished: float, verdict: Verdict | DestroyReason | None) -> None:
         resource = self.resource

@@ -10,7 +10,6 @@ from typing import Any
 
 import gevent
 import pytest
-from gevent import socket
 from gevent.event import Event
 
 from gtasker import Config, Load, Priority, Runner, State, TaskMetrics, TaskTimes
@@ -32,6 +31,7 @@ from tests.acceptance.conftest import SpawnCall
 from tests.acceptance.kit import Recorder, eventually, let_run, note, reached, settled, whole
 from tests.conftest import MakeRunner
 from tests.ledger import CreateFailedError, HeldTask, Ledger, LedgerResource, UnfitError, touch
+from tests.sockets import SocketPair
 
 
 def number_of(resource: LedgerResource) -> int:
@@ -893,23 +893,12 @@ def test_a_check_that_takes_too_long_counts_as_failed(make_runner: MakeRunner, l
     assert checked[0] == 1
 
 
-class SocketResource(LedgerResource):
+class SocketResource(LedgerResource, SocketPair):
     """A resource that is one end of a socket pair."""
 
-    __slots__ = ("far", "near")
-
     def __init__(self, ledger: Ledger, number: int) -> None:
-        super().__init__(ledger, number)
-        self.near, self.far = socket.socketpair()
-
-    def fileno(self) -> int:
-        """Return the descriptor that `check_readable` looks at."""
-        return self.near.fileno()
-
-    def close(self) -> None:
-        """Close both ends."""
-        self.near.close()
-        self.far.close()
+        LedgerResource.__init__(self, ledger, number)
+        SocketPair.__init__(self)
 
 
 class Sockets:

@@ -6,7 +6,6 @@ Invariant: nothing here depends on the clock, but for the hub's budget; what tha
 from __future__ import annotations
 
 import gc
-import socket
 import sys
 import tracemalloc
 from collections import Counter
@@ -20,6 +19,7 @@ import pytest
 
 from gtasker import Runner
 from tests.ledger import Ledger
+from tests.sockets import SocketPair
 
 CALLS = 20  # fit into half a turn of the hub, so that the budget cannot run out in between
 TRIES = 20
@@ -43,39 +43,23 @@ def runner(ledger: Ledger) -> Iterator[Runner[Any]]:
         yield runner
 
 
-class Watched:
-    """A resource whose socket is looked at before each use, and that is clean after one without waiting."""
-
-    def __init__(self) -> None:
-        self._near, self._far = socket.socketpair()
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self._near.fileno()
-
-    def close(self) -> None:
-        """End both."""
-        self._near.close()
-        self._far.close()
-
-
 class Reset:
     """Nothing to be done after a use."""
 
-    def __call__(self, resource: Watched) -> None:
+    def __call__(self, resource: SocketPair) -> None:
         raise AssertionError("it was done already")
 
-    def nowait(self, resource: Watched) -> bool:
+    def nowait(self, resource: SocketPair) -> bool:
         """All done."""
         return True
 
 
 @pytest.fixture
-def watching() -> Iterator[Runner[Watched]]:
+def watching() -> Iterator[Runner[SocketPair]]:
     """As `runner`, of resources that are looked at and reset: what a database's are."""
-    runner: Runner[Watched] = Runner(
-        on_create=Watched,
-        on_destroy=Watched.close,
+    runner: Runner[SocketPair] = Runner(
+        on_create=SocketPair,
+        on_destroy=SocketPair.close,
         check_readable=True,
         reset=Reset(),
         worker_count=1,
@@ -134,7 +118,7 @@ def test_queue_task_switches_once_to_the_worker_and_once_back(runner: Runner[Any
     assert least(lambda: count_switches(lambda: runner.queue_task(answer))) == {"direct": 2 * CALLS}
 
 
-def test_what_is_looked_at_and_reset_costs_no_switch_more(watching: Runner[Watched]) -> None:
+def test_what_is_looked_at_and_reset_costs_no_switch_more(watching: Runner[SocketPair]) -> None:
     def borrow() -> None:
         with watching.lease():
             pass
@@ -146,7 +130,7 @@ def test_what_is_looked_at_and_reset_costs_no_switch_more(watching: Runner[Watch
 
 @pytest.mark.parametrize(("call", "most"), [("queue_task", 10), ("run_task", 11)])
 def test_a_task_enters_few_functions_where_its_resource_is_looked_at(
-    watching: Runner[Watched], call: str, most: int
+    watching: Runner[SocketPair], call: str, most: int
 ) -> None:
     entered = least(lambda: count_calls(lambda: getattr(watching, call)(answer)))
     assert sum(entered.values()) <= most, entered

@@ -6,7 +6,6 @@ Invariant: each test failed before its mend, by a hang, a lost resource, a broke
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -38,6 +37,7 @@ from gtasker.events import (
 from tests.conftest import MakeRunner
 from tests.ledger import PATIENCE, Ledger, LedgerResource, UnfitError, touch
 from tests.proof._world import quiet, settles, turns
+from tests.sockets import SocketPair
 
 ONE = {"worker_count": 1, "max_worker_count": 1, "resource_pool_size": 0}
 
@@ -595,31 +595,25 @@ def test_a_check_that_takes_its_time_lets_the_event_loop_rest(make_runner: MakeR
     assert due == []
 
 
-class Looked:
+class Looked(SocketPair):
     """A resource that is looked at before a use; what its `fileno` does beside that is set once."""
 
     def __init__(self) -> None:
-        self._near, self._far = socket.socketpair()
+        super().__init__()
         self.then: Callable[[], object] | None = None
         self.is_spoiled = False
 
-    @property
-    def fileno(self) -> Callable[[], int]:
-        """As a socket's."""
-        if self.is_spoiled:
+    def __getattribute__(self, name: str) -> Any:
+        if name == "fileno" and object.__getattribute__(self, "is_spoiled"):
             raise ReferenceError("there is no such thing any more")
-        return self._ask
+        return super().__getattribute__(name)
 
-    def _ask(self) -> int:
+    def fileno(self) -> int:
+        """As a socket's, after what was to be done."""
         then, self.then = self.then, None
         if then is not None:
             then()
-        return self._near.fileno()
-
-    def close(self) -> None:
-        """End both."""
-        self._near.close()
-        self._far.close()
+        return super().fileno()
 
 
 @pytest.fixture
