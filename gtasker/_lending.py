@@ -196,7 +196,7 @@ class Lending(Generic[R]):
         resource.idle_since = now
         if now >= resource.good_until or not self._is_simple:
             verdict = self._judge.settle(resource, now)
-            if verdict is not Verdict.FIT or not self.site.home:
+            if verdict is not Verdict.FIT:
                 self.returning.settled(resource, verdict, now)
                 return
         if backlog.waiting:

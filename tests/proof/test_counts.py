@@ -18,6 +18,7 @@ import greenlet
 import pytest
 
 from gtasker import Runner
+from gtasker._turn import ATTEMPTS
 from tests.ledger import Ledger
 from tests.sockets import SocketPair
 
@@ -180,6 +181,34 @@ def test_callers_who_were_answered_together_go_on_with_one_switch_each(runner: R
     # and whoever joins them is woken by each.
     assert counted["direct"] == (callers - 1) * (calls - 1), counted
     assert counted["hub"] <= 4 * calls + 4 * callers, counted
+
+
+def test_callers_wake_one_another_for_so_long_and_then_the_hub_is_back(runner: Runner[Any]) -> None:
+    hub = gevent.get_hub()
+    streaks = [0]
+
+    def trace(event: str, pair: tuple[greenlet.greenlet, greenlet.greenlet]) -> None:
+        if hub in pair:
+            streaks.append(0)
+        else:
+            streaks[-1] += 1
+
+    def call() -> None:
+        runner.queue_task(answer)
+        runner.queue_task(answer)
+
+    runner.pause()
+    greenlets = [gevent.spawn(call) for _ in range(ATTEMPTS)]
+    gevent.sleep(0)
+    runner.resume()
+    before = greenlet.settrace(trace)
+    try:
+        gevent.joinall(greenlets, raise_error=True)
+    finally:
+        greenlet.settrace(before)
+
+    # The hub looks at the clock after each 32 who were woken: the first by it, the others one by another.
+    assert 16 < max(streaks) < 32
 
 
 @pytest.mark.parametrize(("call", "most"), [("queue_task", 8), ("run_task", 8)])

@@ -24,7 +24,7 @@ from gevent.hub import get_hub
 from gtasker import Load, Priority, Runner, State, Task
 from gtasker._timeouts import Timeouts
 from gtasker._turn import turn_of
-from gtasker.errors import AcquireTimeoutError, TaskTimeoutError, WrongThreadError
+from gtasker.errors import AcquireTimeoutError, RunnerStoppedError, TaskTimeoutError, WrongThreadError
 from gtasker.events import (
     ResourceCreateFailed,
     ResourceCreating,
@@ -757,3 +757,28 @@ def test_no_wait_is_negative_if_a_reset_submits(make_runner: MakeRunner) -> None
     waits = runner._core.site.meter.waits
     assert len(waits) == 2
     assert min(waits) >= 0
+
+
+def test_a_task_is_refused_if_the_look_before_it_began_a_kill(look_at: Callable[..., Runner[Looked]]) -> None:
+    runner = look_at()
+    made: list[Looked] = []
+    runner.queue_task(made.append)
+    assert runner._core is not None
+    made[0].then = runner._core.closing.begin_kill
+
+    with gevent.Timeout(PATIENCE), pytest.raises(RunnerStoppedError):
+        runner.queue_task(lambda _: None)
+
+
+@pytest.mark.parametrize("end", ["begin_stop", "begin_kill"])
+def test_a_lease_comes_back_to_a_shutdown_that_its_own_reset_began(
+    make_runner: MakeRunner, ledger: Ledger, end: str
+) -> None:
+    reset = Meddling()
+    runner = make_runner(worker_count=1, max_worker_count=1, resource_pool_size=1, reset=reset).start()
+    assert runner._core is not None
+    with runner.lease():
+        reset.then = getattr(runner._core.closing, end)
+
+    assert runner.stop(PATIENCE).complete
+    assert ledger.destroyed == ledger.created
