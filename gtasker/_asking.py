@@ -21,7 +21,7 @@ from gtasker._loan import Loan, LoanState, Resource
 from gtasker._returning import Returning
 from gtasker._site import Site, get_ident
 from gtasker._stock import Stock
-from gtasker._timeouts import Timeouts
+from gtasker._timeouts import Length, Timeouts
 from gtasker.errors import AcquireTimeoutError, ResourceUnavailableError, TooManyWaitersError
 
 R = TypeVar("R")
@@ -43,57 +43,62 @@ class Asking(Generic[R]):
         self._backlog = backlog
         self._returning = returning
         self._is_bounded = site.config.max_waiting is not None
+        self._is_plain = not site.listening and site.config.leak_warning is None
         self._timeouts: Timeouts[Loan[R]] = Timeouts(site.deadlines, _has_ended, self._expire, holds=True)
+        usual = site.config.acquire_timeout
+        self._usual = None if usual is None else Length(self._timeouts, usual)
 
-    def take(self, loan: Loan[R], timeout: float | None, call: Any) -> Resource[R]:
+    def take(self, priority: int, timeout: float | None, call: Any) -> Resource[R]:
         """A resource for the current greenlet, as soon as one is free for it. Switches unless one is.
 
         Raises AcquireTimeoutError, TooManyWaitersError, ResourceUnavailableError.
         """
-        site = self._site
-        loan.holder = getcurrent()
-        if site.home != get_ident() or loan.holder is site.hub:
+        site, holder = self._site, getcurrent()
+        if site.home != get_ident() or holder is site.hub:
             self._admission.enter()
-        if timeout is None:
-            timeout = site.config.acquire_timeout
-        else:
+        length = self._usual
+        if timeout is not None:
             check_timeout(timeout)
+            length = self._timeouts.of(timeout)
         if site.listening:
-            site.emit(LeaseRequested, priority=loan.priority)
+            site.emit(LeaseRequested, priority=priority)
         if self._is_bounded or self._stock.is_down:
             self._check_chances()
-        started = loan.queued_at = monotonic()
-        loan.waiter = None
+        loan: Loan[R] = Loan()
+        loan.priority, loan.holder = priority, holder
         self._backlog.ask(loan)
         if loan.state is LoanState.WAITING:
-            self._wait(loan, timeout)
+            self._wait(loan, length)
         resource = loan.resource
         assert resource is not None
         resource.call = call
-        if site.config.leak_warning is not None:
-            resource.stack = traceback.StackSummary.extract(traceback.walk_stack(None), limit=24, lookup_lines=False)
-        if site.listening:
-            site.emit(LeaseGranted, resource_id=resource.id, waited=resource.taken_at - started)
+        if not self._is_plain:
+            self._tell_of(loan, resource)
         return resource
 
-    def _wait(self, loan: Loan[R], timeout: float | None) -> None:
-        site = self._site
-        if timeout is not None and timeout <= 0:
-            self._expire(loan, timeout)
-        length = self._timeouts.of(timeout) if timeout is not None else None
+    def _tell_of(self, loan: Loan[R], resource: Resource[R]) -> None:
+        if self._site.config.leak_warning is not None:
+            resource.stack = traceback.StackSummary.extract(traceback.walk_stack(None), limit=24, lookup_lines=False)
+        if self._site.listening:
+            self._site.emit(LeaseGranted, resource_id=resource.id, waited=resource.taken_at - loan.queued_at)
+
+    def _wait(self, loan: Loan[R], length: Length[Loan[R]] | None) -> None:
         if length is not None:
+            if length.seconds <= 0:
+                self._expire(loan, length.seconds)
             length.begin(loan, loan.queued_at)
         loan.waiter = loan.holder
         try:
+            rest = self._site.turn.rest
             while loan.state is LoanState.WAITING:
-                site.turn.rest(Loan)
+                rest(Loan)
         except BaseException:
             self._leave(loan)
             raise
         finally:
             loan.waiter = None
             if length is not None:
-                length.end()
+                length.end(loan)
         if loan.error is not None:
             try:
                 raise loan.error

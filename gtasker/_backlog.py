@@ -77,8 +77,8 @@ class Backlog(Gathering[R]):
     def ask(self, loan: Loan[R]) -> None:
         """Give `loan` something idle, or let it stand in line. Never switches."""
         loan.seq = self.last = self.last + 1
-        loan.state = LoanState.WAITING
-        loan.error = loan.resource = None
+        loan.state, loan.queued_at = LoanState.WAITING, monotonic()
+        loan.error = loan.resource = loan.waiter = None
         self.loans.push(loan)
         self.waiting += 1
         if self.spare or self.idle:
@@ -248,9 +248,8 @@ class Backlog(Gathering[R]):
         worker = next(iter(self.lent))
         del self.lent[worker]
         self._stock.disown(worker.resource)
-        resource = self.spare.pop()
+        resource = worker.resource = self.spare.pop()
         self._stock.own(resource, worker)
-        worker.resource = resource
         self.idle.append(worker)
         self._call()
 
@@ -283,16 +282,18 @@ class Backlog(Gathering[R]):
         self._stock.supply()
 
     def _grant(self, loan: Loan[R], resource: Resource[R]) -> None:
+        turn = self._turn
         self.waiting -= 1
-        self._turn.spend()
-        loan.state = LoanState.GRANTED
-        loan.resource = resource
+        loan.state, loan.resource = LoanState.GRANTED, resource
         resource.holder = loan.holder
-        resource.taken_at = monotonic()  # from now on it is this holder's, though he does not know yet
+        now = resource.taken_at = monotonic()  # from now on it is this holder's, though he does not know yet
+        turn.left -= 1
+        if turn.left <= 0:
+            turn.checkpoint(now)
         if resource.worker is not None:
             self.lent[resource.worker] = None
         if loan.waiter is not None:
-            self._turn.soon(loan)
+            turn.soon(loan)
 
     def _return(self, task: Task[Any]) -> None:
         del self.delayed[task]

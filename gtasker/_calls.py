@@ -102,7 +102,7 @@ class Calls(Generic[R]):
         finally:
             self.running.discard(call)
             if length is not None:
-                length.end()
+                length.end(call)
 
     def interrupt_all(self, why: str, spared: tuple[str, ...] = ()) -> None:
         """Throw into all running calls but these, from the hub, one after another. Never switches."""

@@ -131,11 +131,14 @@ class Gathering(Generic[R]):
 
     def is_loan_first(self) -> bool:
         """Whether the best who waits, and may be served, is a loan. Never switches."""
-        loan = self.loans.peek()
-        if loan is None:
+        if not self.loans.live:
             return False
-        task = self.tasks.peek()
-        return task is None or self.paused or self.loans.rank(loan) < self.tasks.rank(task)
+        if not self.tasks.live or self.paused:
+            return True
+        loan, task = self.loans.peek(), self.tasks.peek()
+        assert loan is not None
+        assert task is not None
+        return self.loans.rank(loan) < self.tasks.rank(task)
 
     def everything(self) -> list[Task[Any]]:
         """All tasks that wait, in line or for their next attempt."""

@@ -3,8 +3,8 @@
 Invariant: a resource with a `holder` is out with exactly that greenlet, until it is given back or its holder is found
 to be gone.
 
-With an idle resource in the reserve and nobody waiting, taking and giving back are a pop and an append; everything else
-is in `_asking` and `_returning`.
+With an idle resource and nobody waiting, taking and giving back are a pop and an append; everything else is in
+`_asking` and `_returning`. What the reserve has goes first, then what workers have that are idle.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gtasker._backlog import Backlog
 from gtasker._events import DestroyReason
 from gtasker._extras import Priority
 from gtasker._judging import Judge, Verdict
-from gtasker._loan import Loan, Resource
+from gtasker._loan import Resource
 from gtasker._metrics import FOLD_AT, TaskTimes
 from gtasker._returning import Returning
 from gtasker._site import Site, get_ident
@@ -60,10 +60,11 @@ class Lease(Generic[R]):
             self.lending = self.lending.find()  # the runner may have begun anew since
         self.asks = True
         try:
-            return self.lending.asking.take(Loan(self.priority), self.timeout, self)
+            return self.lending.asking.take(self.priority, self.timeout, self)
         finally:
             self.asks = False
-            self.lending.site.tell()
+            if not self.lending.is_plain:
+                self.lending.site.tell()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
@@ -99,7 +100,7 @@ class Lending(Generic[R]):
         self.site = site
         self._turn = site.turn
         self._backlog = backlog
-        self._spare = backlog.spare
+        self._spare, self._idle, self._lent = backlog.spare, backlog.idle, backlog.lent
         self._hub = site.hub
         self._judge = judge
         self._patience = judge.patience
@@ -113,13 +114,13 @@ class Lending(Generic[R]):
         self._is_simple = judge.is_plain
 
     def take_idle(self, call: Any) -> Resource[R] | None:
-        """An idle resource of the reserve, if there is one that is fit, and nobody waits for it. Never switches."""
-        spare, turn = self._spare, self._turn
-        if not spare or not self.is_plain or self.site.home != get_ident():
+        """An idle resource, if that which is next is fit, and nobody waits for it. Never switches."""
+        spare, idle, turn = self._spare, self._idle, self._turn
+        if not (spare or idle) or not self.is_plain or self.site.home != get_ident():
             return None
         if self._backlog.waiting or turn.woken or turn.left <= 0:  # it would overtake somebody, or keep the loop
             return None
-        resource = spare[-1]
+        resource: Resource[R] = spare[-1] if spare else idle[-1].resource
         now = monotonic()
         holder = getcurrent()
         if holder is self._hub:
@@ -128,7 +129,10 @@ class Lending(Generic[R]):
             resource, now
         ):
             return None
-        del spare[-1]
+        if resource.worker is None:
+            del spare[-1]
+        else:
+            self._lent[idle.pop()] = None
         turn.left -= 1
         if turn.left <= 0:  # nothing is handed over any more until somebody has seen to that
             turn.checkpoint(now)
@@ -156,7 +160,7 @@ class Lending(Generic[R]):
 
     def _run(self, fn: Any, args: tuple[Any, ...], timeout: float | None) -> Any:
         began = monotonic()
-        resource = self.asking.take(Loan(Priority.HIGH), timeout, fn)
+        resource = self.asking.take(Priority.HIGH, timeout, fn)
         self.meter.arrived += 1
         self.site.collect("record_arrival")
         try:
@@ -186,7 +190,6 @@ class Lending(Generic[R]):
         if (
             now > self._turn.until
             or backlog.wanting
-            or resource.worker is not None
             or not self.is_plain
             or not self.site.home  # it is closing, and looks whether all is back
         ):
@@ -199,7 +202,15 @@ class Lending(Generic[R]):
             if verdict is not Verdict.FIT:
                 self.returning.settled(resource, verdict, now)
                 return
-        if backlog.waiting:
-            backlog.place(resource)
+        worker = resource.worker
+        if worker is None:
+            if backlog.waiting:
+                backlog.place(resource)
+            else:
+                self._spare.append(resource)
+            return
+        del self._lent[worker]
+        if backlog.waiting or backlog.excess:
+            backlog.release(worker)
         else:
-            self._spare.append(resource)
+            self._idle.append(worker)

@@ -84,7 +84,7 @@ class LoanState(enum.Enum):
 
 
 class Loan(Generic[R]):
-    """Somebody's wish for a resource."""
+    """Somebody's wish for a resource. Made without `__init__`, and complete once it was in line."""
 
     __slots__ = ("error", "holder", "lane", "priority", "queued_at", "resource", "seq", "state", "waiter")
 
@@ -98,10 +98,6 @@ class Loan(Generic[R]):
     holder: Any  # the greenlet that asked
     waiter: Any  # the same, while it waits
     error: BaseException | None  # why it is not granted
-
-    def __init__(self, priority: int) -> None:
-        self.priority = priority
-        self.resource = None
 
     def refuse(self, error: BaseException) -> None:
         """End the wait with an error. Never switches."""

@@ -70,21 +70,23 @@ class Length(Generic[T]):
 
     def begin(self, who: T, now: float) -> None:
         """`who` waits from now on; each `begin` needs an `end`. Never switches."""
-        line, has_ended = self._line, self._kind.has_ended
-        while line and has_ended(line[0][1]):
-            line.popleft()
+        line = self._line
         line.append((now + self.seconds, who))
         self.live += 1
         if self._entry is None:
             self._entry = self._kind.alarm.at(line[0][0], self._ring)
         elif len(line) > 2 * self.live + _GONE:
+            has_ended = self._kind.has_ended
             self._line = deque(item for item in line if not has_ended(item[1]))
 
-    def end(self) -> None:
-        """Somebody waits no more; `has_ended` says so of him. Never switches."""
+    def end(self, who: T) -> None:
+        """`who` waits no more, and `has_ended` says so. Never switches."""
         self.live -= 1
+        line = self._line
+        if line and line[0][1] is who:  # as a rule, for who waits longest is served first
+            line.popleft()
         if not self.live:
-            self._line.clear()
+            line.clear()
             if self._kind.holds and self._entry is not None:
                 self._entry.cancel()
                 self._entry = None

@@ -93,12 +93,6 @@ class Turn:
         self.left = _HALF_ATTEMPTS
         self.until = 0.0
 
-    def spend(self) -> None:
-        """Count one hand-over. Never switches."""
-        self.left -= 1
-        if self.left <= 0:
-            self.checkpoint(monotonic())
-
     def checkpoint(self, now: float) -> None:
         """Begin the next half, or spend the turn. To be called when `left` is 0 or `until` is past. Never switches."""
         polls = self._loop.iteration

@@ -73,6 +73,25 @@ def watching() -> Iterator[Runner[SocketPair]]:
         yield runner
 
 
+@pytest.fixture(params=["bare", "looked at and reset"])
+def workers_only(request: pytest.FixtureRequest) -> Iterator[Runner[SocketPair]]:
+    """One worker and no reserve: what is lent is the worker's."""
+    hooks: dict[str, Any] = {} if request.param == "bare" else {"check_readable": True, "reset": Reset()}
+    runner: Runner[SocketPair] = Runner(
+        on_create=SocketPair,
+        on_destroy=SocketPair.close,
+        worker_count=1,
+        max_worker_count=1,
+        resource_pool_size=0,
+        max_resources=1,
+        **hooks,
+    )
+    with runner:
+        for _ in range(3):
+            runner.run_task(answer)
+        yield runner
+
+
 def least(count: Callable[[], Counter[str]]) -> Counter[str]:
     """The undisturbed count: the least of several, each begun in a fresh turn of the hub. Switches."""
     counts = []
@@ -102,6 +121,12 @@ def count_switches(call: Callable[[], object], calls: int = CALLS) -> Counter[st
 def count_calls(call: Callable[[], object]) -> Counter[str]:
     """Count the Python functions of the package that one call enters, in every greenlet."""
     entered: Counter[str] = Counter()
+    profiled(call, entered)
+    return entered
+
+
+def profiled(call: Callable[[], object], entered: Counter[str]) -> None:
+    """Make a call, and count in `entered` the functions of the package. Switches as `call` does."""
 
     def profile(frame: FrameType, event: str, argument: object) -> None:
         if event == "call" and frame.f_globals.get("__name__", "").startswith("gtasker."):
@@ -112,6 +137,12 @@ def count_calls(call: Callable[[], object]) -> Counter[str]:
         call()
     finally:
         sys.setprofile(None)
+
+
+def count_calls_of_many(call: Callable[[], object], greenlets: int) -> Counter[str]:
+    """Count the functions of the package that the calls of so many greenlets enter, until the first has ended."""
+    entered: Counter[str] = Counter()
+    gevent.joinall([gevent.spawn(profiled, call, entered) for _ in range(greenlets)], raise_error=True)
     return entered
 
 
@@ -147,6 +178,30 @@ def test_a_lease_does_not_switch(runner: Runner[Any]) -> None:
             pass
 
     assert least(lambda: count_switches(borrow)) == {}
+
+
+def test_what_an_idle_worker_has_is_lent_without_a_switch(workers_only: Runner[SocketPair]) -> None:
+    def borrow() -> None:
+        with workers_only.lease():
+            pass
+
+    assert least(lambda: count_switches(borrow)) == {}
+    assert least(lambda: count_switches(lambda: workers_only.run_task(answer))) == {}
+    assert least(lambda: count_switches(lambda: workers_only.queue_task(answer))) == {"direct": 2 * CALLS}
+    assert sum(least(lambda: count_calls(borrow)).values()) <= 13
+
+
+def test_a_lease_that_waits_enters_few_functions(workers_only: Runner[SocketPair]) -> None:
+    cycles, greenlets = 5, 3
+
+    def borrow() -> None:
+        for _ in range(cycles):
+            with workers_only.lease():
+                gevent.sleep(0)
+
+    entered = least(lambda: count_calls_of_many(borrow, greenlets))
+    assert entered["gtasker._asking.take"] >= cycles * greenlets - 2, "they do wait"
+    assert sum(entered.values()) <= 23 * cycles * greenlets, entered
 
 
 def test_submit_does_not_switch(runner: Runner[Any]) -> None:
