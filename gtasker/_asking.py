@@ -44,6 +44,7 @@ class Asking(Generic[R]):
         self._returning = returning
         self._is_bounded = site.config.max_waiting is not None
         self._is_plain = not site.listening and site.config.leak_warning is None
+        self._is_careful = self._is_bounded or not self._is_plain
         self._timeouts: Timeouts[Loan[R]] = Timeouts(site.deadlines, _has_ended, self._expire, holds=True)
         usual = site.config.acquire_timeout
         self._usual = None if usual is None else Length(self._timeouts, usual)
@@ -54,56 +55,58 @@ class Asking(Generic[R]):
         Raises AcquireTimeoutError, TooManyWaitersError, ResourceUnavailableError.
         """
         site, holder = self._site, getcurrent()
-        if site.home != get_ident() or holder is site.hub:
-            self._admission.enter()
-        length = self._usual
-        if timeout is not None:
-            check_timeout(timeout)
-            length = self._timeouts.of(timeout)
-        if site.listening:
-            site.emit(LeaseRequested, priority=priority)
-        if self._is_bounded or self._stock.is_down:
-            self._check_chances()
+        length = self._usual if timeout is None else self._length_of(timeout)
+        if site.home != get_ident() or holder is site.hub or self._is_careful or self._stock.is_down:
+            self._enter(priority)
         loan: Loan[R] = Loan()
         loan.priority, loan.holder = priority, holder
         self._backlog.ask(loan)
         if loan.state is LoanState.WAITING:
-            self._wait(loan, length)
+            if length is not None:
+                length.begin(loan, loan.queued_at)
+                if length.seconds <= 0:
+                    self._expire(loan, length.seconds)
+            loan.waiter = holder
+            try:
+                while loan.state is LoanState.WAITING:
+                    site.turn.rest(Loan)
+            except BaseException:
+                self._leave(loan)
+                raise
+            finally:
+                loan.waiter = None
+                if length is not None:
+                    length.end(loan)
         resource = loan.resource
-        assert resource is not None
+        if resource is None or not self._is_plain:
+            resource = self._tell_of(loan, resource)
         resource.call = call
-        if not self._is_plain:
-            self._tell_of(loan, resource)
         return resource
 
-    def _tell_of(self, loan: Loan[R], resource: Resource[R]) -> None:
-        if self._site.config.leak_warning is not None:
-            resource.stack = traceback.StackSummary.extract(traceback.walk_stack(None), limit=24, lookup_lines=False)
-        if self._site.listening:
-            self._site.emit(LeaseGranted, resource_id=resource.id, waited=resource.taken_at - loan.queued_at)
+    def _length_of(self, timeout: float) -> Length[Loan[R]]:
+        check_timeout(timeout)
+        return self._timeouts.of(timeout)
 
-    def _wait(self, loan: Loan[R], length: Length[Loan[R]] | None) -> None:
-        if length is not None:
-            if length.seconds <= 0:
-                self._expire(loan, length.seconds)
-            length.begin(loan, loan.queued_at)
-        loan.waiter = loan.holder
-        try:
-            rest = self._site.turn.rest
-            while loan.state is LoanState.WAITING:
-                rest(Loan)
-        except BaseException:
-            self._leave(loan)
-            raise
-        finally:
-            loan.waiter = None
-            if length is not None:
-                length.end(loan)
+    def _enter(self, priority: int) -> None:
+        self._admission.enter()
+        if self._site.listening:
+            self._site.emit(LeaseRequested, priority=priority)
+        if self._is_bounded or self._stock.is_down:
+            self._check_chances()
+
+    def _tell_of(self, loan: Loan[R], resource: Resource[R] | None) -> Resource[R]:
+        # Raises if it was refused.
         if loan.error is not None:
             try:
                 raise loan.error
             finally:
                 loan.error = None
+        assert resource is not None
+        if self._site.config.leak_warning is not None:
+            resource.stack = traceback.StackSummary.extract(traceback.walk_stack(None), limit=24, lookup_lines=False)
+        if self._site.listening:
+            self._site.emit(LeaseGranted, resource_id=resource.id, waited=resource.taken_at - loan.queued_at)
+        return resource
 
     def _leave(self, loan: Loan[R]) -> None:
         # It was killed, or timed out, while it waited; it may have been granted something it does not know of.

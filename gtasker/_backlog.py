@@ -206,7 +206,7 @@ class Backlog(Gathering[R]):
         """Lend the fit resource of a worker that has nothing to do, or let it be idle. Never switches."""
         if self.excess and self.dismiss(worker):
             return
-        if self._turn.left > 0 and self.is_loan_first():
+        if self.loans.live and self._turn.left > 0 and (not self.tasks.live or self.is_loan_first()):
             self._grant(self.loans.pop(), worker.resource)
             return
         self.idle.append(worker)

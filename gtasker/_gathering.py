@@ -121,14 +121,6 @@ class Gathering(Generic[R]):
         """How many tasks in line an idle worker is about to take; they do not count as waiting."""
         return min(self.tasks.live, self.about_to_serve)
 
-    def is_next(self, resource: Resource[R]) -> bool:
-        """Whether `resource` is idle, and may be used in this very step by who comes now. Never switches."""
-        if self.waiting or self._turn.woken or self._turn.left <= 0 or not self._site.home:
-            return False
-        if resource.worker is None:
-            return self.spare[-1:] == [resource]
-        return self.idle[-1:] == [resource.worker]
-
     def is_loan_first(self) -> bool:
         """Whether the best who waits, and may be served, is a loan. Never switches."""
         if not self.loans.live:

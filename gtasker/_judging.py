@@ -17,7 +17,7 @@ import select
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from gevent import monkey
 
@@ -31,7 +31,7 @@ from gtasker.errors import GTaskerError
 R = TypeVar("R")
 
 _poll: Any = monkey.get_original("select", "poll") if hasattr(select, "poll") else None
-# As often as this it is asked, and polled, before it is taken for dirty.
+# As often as this it is polled, and reads what came unasked, before it is taken for dirty.
 _LOOKS = 4
 
 
@@ -41,6 +41,12 @@ class Verdict(enum.Enum):
     FIT = "fit"
     CHECK = "check"
     CLEAN = "clean"  # it has to be, by a hook that may switch
+
+
+class Demand(Protocol):
+    """How many wait: what is settled while that is not 0 may be handed on in the same step."""
+
+    waiting: int
 
 
 class Judge(Generic[R]):
@@ -60,6 +66,7 @@ class Judge(Generic[R]):
         self.patience = config.check_idle if config.check_resource is not None else inf
         # Whether a use that ended well leaves nothing to be done.
         self.is_plain = config.reset is None and not config.check_readable
+        self.demand: Demand  # wired by the core
 
     def look(self, resource: Resource[R], now: float, served_at: float) -> Verdict | DestroyReason:
         """Say whether it may be used, has to be checked first, or has to go. Never switches.
@@ -110,18 +117,26 @@ class Judge(Generic[R]):
         return DestroyReason.CHECK_FAILED
 
     def settle(self, resource: Resource[R], now: float) -> Literal[Verdict.FIT, Verdict.CLEAN] | DestroyReason:
-        """After a use that ended well at `now`: FIT, why it has to go, or CLEAN: `reset` has to say. Never switches."""
+        """After a use that ended well at `now`: FIT, why it has to go, or CLEAN: `reset` has to say. Never switches.
+
+        What nobody waits for is looked at before its next use only.
+        """
         resource.used = True
         if resource.condemned is not None:
             return resource.condemned
-        if self._reset is not None and (self._reset_nowait is None or not self._is_reset(resource)):
-            return Verdict.CLEAN
+        if self._reset is not None:
+            try:
+                if self._reset_nowait is None or self._reset_nowait(resource.value) is not True:
+                    return Verdict.CLEAN
+            except BaseException as error:  # it was not done, then
+                self._site.hook_failed("reset.nowait", error)
+                return Verdict.CLEAN
         if now >= resource.expires_at:
             return DestroyReason.EXPIRED
         resource.idle_since = now
         if self._readable:
             resource.good_until = -inf
-            if self._is_readable(resource):
+            if self.demand.waiting and self._is_readable(resource):
                 return DestroyReason.READABLE
         return Verdict.FIT
 
@@ -146,15 +161,6 @@ class Judge(Generic[R]):
             return DestroyReason.RESET_FAILED
         resource.idle_since = now
         return self._last_look(resource)
-
-    def _is_reset(self, resource: Resource[R]) -> bool:
-        # Whether the reset could be done without waiting. One that raises was not done.
-        assert self._reset_nowait is not None
-        try:
-            return self._reset_nowait(resource.value) is True
-        except BaseException as error:
-            self._site.hook_failed("reset.nowait", error)
-            return False
 
     def _last_look(self, resource: Resource[R]) -> DestroyReason | None:
         # After a hook, which took its time: it may be handed on at once, without a further look at it.
@@ -195,16 +201,21 @@ class Judge(Generic[R]):
             return False
 
     def _is_readable(self, resource: Resource[R]) -> bool:
+        value: Any = resource.value
         try:
-            fileno = getattr(resource.value, "fileno", None)
+            fileno = getattr(value, "fileno", None)
             if fileno is None or _poll is None:
                 return False
             for _ in range(_LOOKS):
-                # `fileno` may read what came unasked (a notice, say), and more of that may come right after it.
                 descriptor = fileno()
                 poller = self._pollers.get(descriptor) or self._make_poller(descriptor)
                 if not poller.poll(0):
                     return False
+                # A notice, say, means no harm, where the resource knows how to read it; more may come right after it.
+                read_unasked = getattr(value, "read_unasked", None)
+                if read_unasked is None:
+                    return True
+                read_unasked()
         except Exception:  # closed: it has no descriptor any more
             pass
         except BaseException as error:  # what it is raised into may not lose the resource

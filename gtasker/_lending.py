@@ -51,20 +51,17 @@ class Lease(Generic[R]):
             raise RuntimeError("this lease is out already")
         resource = self.lending.take_idle(self)
         if resource is None:
-            resource = self._ask()
+            if not self.lending.site.home:
+                self.lending = self.lending.find()  # the runner may have begun anew since
+            self.asks = True
+            try:
+                resource = self.lending.asking.take(self.priority, self.timeout, self)
+            finally:
+                self.asks = False
+                if not self.lending.is_plain:
+                    self.lending.site.tell()
         self.resource = resource
         return resource.value
-
-    def _ask(self) -> Resource[R]:
-        if not self.lending.site.home:
-            self.lending = self.lending.find()  # the runner may have begun anew since
-        self.asks = True
-        try:
-            return self.lending.asking.take(self.priority, self.timeout, self)
-        finally:
-            self.asks = False
-            if not self.lending.is_plain:
-                self.lending.site.tell()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
@@ -147,7 +144,13 @@ class Lending(Generic[R]):
 
     def is_fit(self, resource: Resource[R], now: float) -> bool:
         """Look at what is to be used in this step; False, too, if what the look called came before. Never switches."""
-        return self._judge.look(resource, now, now) is Verdict.FIT and self._backlog.is_next(resource)
+        if self._judge.look(resource, now, now) is not Verdict.FIT:
+            return False
+        if self._backlog.waiting or self._turn.woken or self._turn.left <= 0 or not self.site.home:
+            return False
+        if resource.worker is None:
+            return self._spare[-1:] == [resource]
+        return self._idle[-1:] == [resource.worker]
 
     def run(self, fn: Any, args: tuple[Any, ...], timeout: float | None) -> Any:
         """Call `fn(resource, *args)` in this greenlet, when no resource was idle. Switches."""

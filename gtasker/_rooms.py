@@ -54,6 +54,7 @@ class Rooms(Generic[R]):
     def _lay_wires(self) -> None:
         stock, backlog, outcomes, crew = self.stock, self.backlog, self.outcomes, self.crew
         stock.demand = self._demand
+        self.judge.demand = backlog
         stock.place = self._place_new
         stock.on_starved = backlog.dispatch
         backlog.on_backlog = crew.alert

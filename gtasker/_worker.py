@@ -95,7 +95,7 @@ class Worker(_Greenlet, Generic[R]):
     def _run(self) -> None:
         # One function: a call for each step would cost as much as all the rest of a task.
         backlog, outcomes, turn, meter = self._backlog, self._outcomes, self._site.turn, self._site.meter
-        is_plain = self._judge.is_plain
+        is_plain, settle = self._judge.is_plain, self._judge.settle
         idle, woken, waits, runs = backlog.idle, turn.woken, meter.waits.append, meter.runs.append
         begin = outcomes.begin if outcomes.is_watched else None
         now: Any = self.handed_at  # the moment, while it is known
@@ -109,8 +109,7 @@ class Worker(_Greenlet, Generic[R]):
                 continue
             resource: Any = self.resource
             self.task, self.attempt = None, task
-            task.state = RUNNING
-            task.worker = self
+            task.state, task.worker = RUNNING, self
             task.attempts += 1
             started = self.started_at = now or monotonic()
             turn.left -= 1
@@ -134,13 +133,14 @@ class Worker(_Greenlet, Generic[R]):
             elif is_plain and finished < resource.good_until:
                 verdict = _FIT
             else:
-                verdict, now = self._settle(task, resource, finished), None  # the hooks took their time
+                verdict, now = settle(resource, finished), None  # the hooks took their time, and may have called back
+                if verdict is _FIT and not (task.extras is None and task.state is RUNNING and outcomes.is_direct):  # type: ignore[redundant-expr]
+                    verdict = None
             if verdict is not _FIT:
                 self._succeeded(task, value, finished, verdict)
                 now = task = value = fn = args = context = resource = None  # type: ignore[assignment]
                 continue
-            task._value = value
-            task.state = DONE
+            task._value, task.state = value, DONE
             waits(started - task.queued_at)
             runs(finished - started)
             waiter = task.waiter
@@ -188,12 +188,6 @@ class Worker(_Greenlet, Generic[R]):
         except BaseException:  # it is idle, and not to be lost
             pass
         return True
-
-    def _settle(self, task: Task[Any], resource: Resource[R], finished: float) -> Verdict | DestroyReason | None:
-        # None if it has to be settled once more: what the hooks call may have answered the task, or begun a shutdown.
-        verdict = self._judge.settle(resource, finished)
-        is_as_before = self._outcomes.is_direct and task.state is RUNNING and task.extras is None
-        return verdict if verdict is not _FIT or is_as_before else None
 
     def _succeeded(self, task: Task[Any], value: Any, finished: float, verdict: Verdict | DestroyReason | None) -> None:
         resource = self.resource

@@ -14,7 +14,7 @@ from gevent import monkey
 from psycopg2 import extensions, extras
 
 from gtasker import Runner
-from gtasker.integrations.psycopg2 import GreenConnection, ResourceOptions, _idle, resource
+from gtasker.integrations.psycopg2 import GreenConnection, ResourceOptions, resource
 from gtasker.testing.postgres import ThrowAwayPostgres
 from gtasker.testing.proxy import FaultProxy, Mode
 from tests.postgres._server import Observer, eventually, play
@@ -34,15 +34,17 @@ class Counting(extensions.connection):
 
 
 def look(connection: GreenConnection) -> bool:
-    """Whether the socket is readable, asked as a runner asks: the descriptor first, then a poll without waiting."""
-    poll = monkey.get_original("select", "poll")()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+    """Whether the socket is readable, asked as a runner asks: what came unasked is read, if anything is there."""
+    if is_readable(connection):
+        connection.read_unasked()
+    return is_readable(connection)
 
 
 def is_readable(connection: GreenConnection) -> bool:
     """Whether anything lies in the socket, without taking it out."""
-    return _idle.is_readable(extensions.connection.fileno(connection))
+    poll = monkey.get_original("select", "poll")()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def message(kind: bytes, body: bytes) -> bytes:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from decimal import Decimal
+from functools import partial
 from math import nan
 from typing import Any
 from unittest.mock import Mock
@@ -522,15 +523,24 @@ class _Socket:
         self.held.ledger.destroy(self.held)
 
 
-def test_what_breaks_into_a_look_at_a_descriptor_loses_no_resource(ledger: Ledger) -> None:
+@pytest.mark.parametrize("when", ["before a use", "after one, for who waits"])
+def test_what_breaks_into_a_look_at_a_descriptor_loses_no_resource(ledger: Ledger, when: str) -> None:
+    def use(resource: _Socket, *, is_hit: bool = False) -> None:
+        _Socket.is_hit = is_hit
+
     runner: Runner[_Socket] = Runner(
         on_create=lambda: _Socket(ledger),
         on_destroy=_Socket.close,
         **ONE | {"resource_pool_size": 1, "check_readable": True, "logger": quiet},
     )
     with runner:
-        with runner.lease():
+        runner.queue_task(use)
+        if when == "before a use":
             _Socket.is_hit = True
+            runner.queue_task(lambda resource: None)
+        else:
+            tasks = [runner.submit(partial(use, is_hit=True)), runner.submit(lambda resource: None)]
+            assert gevent.wait(tasks, timeout=PATIENCE) == tasks
 
         assert not _Socket.is_hit
         assert settles(lambda: runner.stats().available_resources == 1, PATIENCE)
@@ -741,9 +751,8 @@ def test_a_callback_is_called_that_the_reset_after_the_task_has_added(make_runne
     runner = make_runner(**ONE, reset=reset).start()
     task = runner.submit(lambda _: None)
     reset.then = lambda: task.add_done_callback(called.append)
-    turns(5)
 
-    assert called == [task]
+    assert settles(lambda: called == [task], PATIENCE)
 
 
 def test_no_wait_is_negative_if_a_reset_submits(make_runner: MakeRunner) -> None:
@@ -751,11 +760,10 @@ def test_no_wait_is_negative_if_a_reset_submits(make_runner: MakeRunner) -> None
     runner = make_runner(**ONE, reset=reset).start()
     reset.then = lambda: runner.submit(lambda _: None)
     runner.queue_task(lambda _: None)
-    turns(5)
 
     assert runner._core is not None
     waits = runner._core.site.meter.waits
-    assert len(waits) == 2
+    assert settles(lambda: len(waits) == 2, PATIENCE)
     assert min(waits) >= 0
 
 

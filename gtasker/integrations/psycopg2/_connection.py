@@ -14,29 +14,26 @@ import functools
 import os
 import socket
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
 import gevent
 import psycopg2
 from gevent import get_hub
 from gevent import socket as gevent_socket
-from gevent.hub import Hub
 from psycopg2 import extensions
 
 from gtasker.integrations.psycopg2._cancelling import cancel, waiter
 from gtasker.integrations.psycopg2._commits import commits
 from gtasker.integrations.psycopg2._cursors import GreenCursor, GreenNamedCursor, derived
-from gtasker.integrations.psycopg2._idle import has_last_words, poller
+from gtasker.integrations.psycopg2._idle import has_last_words
 from gtasker.integrations.psycopg2._watching import kept_watcher
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
 
 _make_cursor: Callable[..., extensions.cursor] = extensions.connection.cursor
-_plain_fileno: Callable[[Any], int] = extensions.connection.fileno
-_PLAIN = (None, False, None)  # name, withhold, scrollable of a cursor that lives here
 _CHUNK = 4096  # bytes
-_PLAIN_LOOKS = 2  # after a use, and before the next; who looks asks twice as often before he believes it
 _FREE_INTERVAL = 0.005  # seconds between two looks at a statement that is being cancelled
 
 
@@ -46,6 +43,9 @@ class ClosedConnectionError(psycopg2.InterfaceError):
 
 # What psycopg2 itself remembers of a session: isolation level, read-only, deferrable, autocommit, cursor factory.
 _Session: TypeAlias = "tuple[int | None, bool | None, bool | None, bool, Any]"
+_session_of: Callable[[Any], _Session] = attrgetter(
+    "isolation_level", "readonly", "deferrable", "autocommit", "cursor_factory"
+)
 
 
 def _door(method: _F) -> _F:
@@ -72,13 +72,11 @@ class GreenConnection(extensions.connection):
         self.interrupt: BaseException | None = None
         self.in_flight = False  # some greenlet waits for the server, and so holds psycopg2's lock
         self.resting = False  # nobody has used it since the last ``rest``
-        self._plain_looks = 0  # so many may still be told the bare descriptor
-        self._hub: Hub | None = None  # for which ``_watcher`` was made
-        self._watcher: Any = None
+        self.hub: Any = None  # for which there is a ``watcher`` that is kept
+        self.watcher: Any = None
         self._may_keep = False  # while it connects, each host that is tried has a socket of its own
         super().__init__(*args, **kwargs)
         self._may_keep = True
-        self._poll = poller(_plain_fileno(self))
         self.remember_session()
 
     def pass_door(self, call: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
@@ -139,7 +137,8 @@ class GreenConnection(extensions.connection):
     ) -> extensions.cursor:
         """Make a cursor of the class asked for, with doors."""
         factory: Any = cursor_factory or self.cursor_factory
-        if factory is None and (name, withhold, scrollable) == _PLAIN and not (self.in_flight or self.closed):
+        is_plain = factory is None and name is None and not withhold and scrollable is None
+        if is_plain and not self.in_flight and not self.closed:
             self.resting = False
             return _make_cursor(self, None, GreenCursor)  # nothing that could wait
         factory = derived(factory or extensions.cursor, GreenCursor if name is None else GreenNamedCursor)
@@ -168,14 +167,12 @@ class GreenConnection(extensions.connection):
         return not self.closed and self.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE
 
     def wait_for_socket(self, state: int) -> None:
-        """Wait as ``poll()`` asked for by ``state``. Switches."""
+        """Wait as ``poll()`` asked for by ``state``, and keep a watcher for the next time. Switches."""
         hub = get_hub()
-        if hub is not self._hub and self._may_keep:
-            self._hub, self._watcher = hub, kept_watcher(hub, _plain_fileno(self))
-        if state == extensions.POLL_READ and self._watcher is not None:
-            hub.wait(self._watcher)
-        else:
-            waiter(state)(_plain_fileno(self))
+        if hub is not self.hub and self._may_keep:
+            self.watcher = kept_watcher(hub, self.fileno())
+            self.hub = hub if self.watcher is not None else None
+        waiter(state)(self.fileno())
 
     def wait_until_free(self) -> bool:
         """Wait until the statement of another greenlet is over; true then. Switches."""
@@ -187,7 +184,7 @@ class GreenConnection(extensions.connection):
         """End the session's line without touching psycopg2's lock. Never switches."""
         if self.closed:
             return  # whoever waited for it has been told
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(_plain_fileno(self))) as line:
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)
 
     def say_goodbye(self, timeout: float) -> None:
@@ -199,7 +196,7 @@ class GreenConnection(extensions.connection):
         if self.closed:
             self.close()
             return
-        with gevent_socket.socket(fileno=os.dup(_plain_fileno(self))) as line:
+        with gevent_socket.socket(fileno=os.dup(self.fileno())) as line:
             self.close()
             with contextlib.suppress(OSError):
                 gevent.with_timeout(timeout, _read_to_end, line, timeout_value=None)
@@ -212,31 +209,25 @@ class GreenConnection(extensions.connection):
         if self.closed:
             return
         nowhere = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nowhere, _plain_fileno(self), inheritable=False)
+        os.dup2(nowhere, self.fileno(), inheritable=False)
         os.close(nowhere)
         # The lock of a statement in flight belongs to a greenlet that never runs here; nobody will open it.
         if not self.busy:
             super().close()
 
-    def fileno(self) -> int:
-        """Return the socket's descriptor; at rest, after reading what the server sent unasked. Never switches.
+    def read_unasked(self) -> None:
+        """Read what the server sent unasked, if the connection is at rest. Never switches.
 
         A notice, a NOTIFY or a changed parameter makes an idle socket readable, and it would be taken for one that is
         closed or dirty. What is left to read after this is. Raises an error of psycopg2's once the server hung up.
-        Whoever waits for notifications has used the connection, so that it is not at rest, and finds this plain.
         """
-        descriptor = _plain_fileno(self)
-        if self._plain_looks:  # there will hardly be anything, and who finds that there is asks again
-            self._plain_looks -= 1
-            return descriptor
         # What answers a statement is its reader's: psycopg2's properties (autocommit, ...) send some, and have no door.
-        if self.resting and self._poll(0) and not self.busy and not self._has_last_words(descriptor):
+        if self.resting and not self.busy and not self._has_last_words():
             self.poll()
             self.notifies.clear()
-        return descriptor
 
-    def _has_last_words(self, descriptor: int) -> bool:
-        return not self.info.ssl_in_use and has_last_words(descriptor)
+    def _has_last_words(self) -> bool:
+        return not self.info.ssl_in_use and has_last_words(self.fileno())
 
     def rest(self) -> None:
         """Mark the connection as idle and clean: what the last user left in psycopg2's memory is forgotten.
@@ -244,7 +235,7 @@ class GreenConnection(extensions.connection):
         Notifications included: they belong to a user that waits for them. No round trip where the user left
         isolation, read-only and autocommit alone. Switches.
         """
-        if self._session_now() != self._session:
+        if _session_of(self) != self._session:
             self._restore_session()
         self.notifies.clear()
         self.resting = True
@@ -256,19 +247,16 @@ class GreenConnection(extensions.connection):
             self.in_flight
             or self.status != extensions.STATUS_READY
             or self.get_transaction_status() != extensions.TRANSACTION_STATUS_IDLE
-            or self._session != self._session_now()
+            or _session_of(self) != self._session
         ):
             return False
         self.notifies.clear()
-        self.resting, self._plain_looks = True, _PLAIN_LOOKS
+        self.resting = True
         return True
-
-    def _session_now(self) -> _Session:
-        return (self.isolation_level, self.readonly, self.deferrable, self.autocommit, self.cursor_factory)
 
     def remember_session(self) -> None:
         """Take the session as it is for what ``rest`` restores. Never switches."""
-        self._session = self._session_now()
+        self._session = _session_of(self)
 
     def _restore_session(self) -> None:
         # psycopg2 tells the server only what differs from what it remembers, and on leaving autocommit takes all of it

@@ -6,11 +6,16 @@ Invariant: set once for the process, and never over somebody else's without bein
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
+from gevent import get_hub
+from greenlet import getcurrent
 from psycopg2 import extensions
 
 from gtasker.integrations.psycopg2._cancelling import end_own_statement, waiter
 from gtasker.integrations.psycopg2._connection import GreenConnection
+
+_OK, _READ = extensions.POLL_OK, extensions.POLL_READ
 
 
 class ForeignWaitCallbackError(RuntimeError):
@@ -54,9 +59,18 @@ def wait_callback(connection: extensions.connection) -> None:
             # its cancel came, and the next was sent.
             _leave(connection, connection.interrupt)
             return
-        while (state := connection.poll()) != extensions.POLL_OK:
+        hub: Any = get_hub()
+        while (state := connection.poll()) != _OK:
             try:
-                connection.wait_for_socket(state)
+                if state != _READ or hub is not connection.hub:
+                    connection.wait_for_socket(state)
+                    continue
+                watcher = connection.watcher
+                watcher.start(getcurrent().switch)  # who else switches here does no harm: psycopg2 is asked again
+                try:
+                    hub.switch()
+                finally:
+                    watcher.stop()
             except BaseException as interrupt:
                 _leave(connection, interrupt)
                 return

@@ -6,9 +6,7 @@ Invariant: nothing here waits or switches, patched or not, and every byte stays 
 from __future__ import annotations
 
 import os
-import select
 import socket
-from collections.abc import Callable
 from typing import Any
 
 from gevent import monkey
@@ -17,24 +15,7 @@ _PEEKED = 4096  # bytes
 _HEADER = 5  # bytes of a message of the server's: its type, and the length of the rest, these four included
 _ERROR = b"E"
 
-_poll: Any = monkey.get_original("select", "poll")
 _socket: Any = monkey.get_original("socket", "socket")
-
-
-def poller(descriptor: int) -> Callable[[int], list[tuple[int, int]]]:
-    """Return what, called with 0, says in a list that is not empty that there is anything to read, the end included.
-
-    Never switches. It may be kept: it knows nothing but the number.
-    """
-    poll = _poll()
-    poll.register(descriptor, select.POLLIN)
-    look: Callable[[int], list[tuple[int, int]]] = poll.poll
-    return look
-
-
-def is_readable(descriptor: int) -> bool:
-    """Whether there is anything to read, the end included. Never switches."""
-    return bool(poller(descriptor)(0))
 
 
 def has_last_words(descriptor: int) -> bool:

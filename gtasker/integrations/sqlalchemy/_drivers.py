@@ -48,9 +48,9 @@ class Driver:
         """Whether a use that ended with ``error`` left the connection good. Never switches."""
         return True
 
-    def fileno(self, connection: Any) -> Callable[[], int] | None:
-        """What tells the socket, if that says nothing unasked while the connection idles. Never switches."""
-        return None
+    def look(self, connection: Any) -> tuple[Callable[[], int] | None, Callable[[], None] | None]:
+        """What tells the socket, if that is quiet while the connection idles, but for what the other one reads."""
+        return None, None
 
 
 class Adapted(Driver):
@@ -88,10 +88,9 @@ class Adapted(Driver):
         """Judged by SQLSTATE and severity, through what SQLAlchemy wraps around it. Never switches."""
         return bool(self._hooks["check_health"](error))
 
-    def fileno(self, connection: Any) -> Callable[[], int] | None:
-        """Its own ``fileno``. Never switches."""
-        fileno: Callable[[], int] = connection.fileno
-        return fileno
+    def look(self, connection: Any) -> tuple[Callable[[], int] | None, Callable[[], None] | None]:
+        """Its own ``fileno``, and what reads notices and the like, if it has that."""
+        return connection.fileno, getattr(connection, "read_unasked", None)
 
 
 class Drivers:

@@ -17,7 +17,7 @@ from gtasker.integrations.sqlalchemy._drivers import Driver
 class Entry:
     """The resource of a pool's runner."""
 
-    __slots__ = ("born_at", "driver", "fileno", "is_makeshift", "lease", "parting", "record", "under")
+    __slots__ = ("born_at", "driver", "fileno", "is_makeshift", "lease", "parting", "read_unasked", "record", "under")
 
     def __init__(self, record: Any, driver: Driver) -> None:
         self.record = record  # SQLAlchemy's, for the whole life of the connection
@@ -27,7 +27,9 @@ class Entry:
         self.under: BaseException | None = None  # what was being handled when it was taken
         self.parting: Any = None
         self.is_makeshift = False  # reconnected in a caller's greenlet, where nothing prepared it for a second use
-        self.fileno: Callable[[], int] | None = None  # looked at by the runner, to see what idles and speaks
+        # Used by the runner, to see what idles and speaks:
+        self.fileno: Callable[[], int] | None = None
+        self.read_unasked: Callable[[], None] | None = None
 
     @property
     def connection(self) -> Any:

@@ -142,7 +142,7 @@ class GTaskerPool(Pool):
             self._end_parting(entry)
         connection = self._connect(rec)
         entry.driver = self._known_drivers.of(connection)
-        entry.fileno = entry.driver.fileno(connection)
+        entry.fileno, entry.read_unasked = entry.driver.look(connection)
         return connection
 
     def _destroy(self, entry: Entry) -> None:
