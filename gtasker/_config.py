@@ -67,6 +67,8 @@ class Config(Generic[R]):
     A `reset` that has an attribute `nowait: (R) -> bool` is spared where that says True: the resource is clean now, as
     `reset` would have left it. `nowait` is called right after each use that ended well, maybe in the greenlet that gave
     the resource back: it must not switch. Anything else than True, an exception included: `reset` is called.
+    After a `nowait` that said True, an attribute `heard_at: (R) -> float` may say when the resource last read all that
+    its peer had said (monotonic seconds). For 0.2 ms from then on `check_readable` does not look at it.
     """
 
     if TYPE_CHECKING:
@@ -175,7 +177,8 @@ class Config(Generic[R]):
     def _check_hooks(self) -> None:
         for field in ("check_health", "check_resource", "reset", "on_interrupt", "on_forget", "on_event"):
             check.optional(check.function, field, getattr(self, field))
-        check.optional(check.function, "reset.nowait", getattr(self.reset, "nowait", None))
+        for name in ("nowait", "heard_at"):
+            check.optional(check.function, f"reset.{name}", getattr(self.reset, name, None))
         for field in ("check_readable", "cancel_on_abandon", "propagate_context"):
             check.boolean(field, getattr(self, field))
         check.label("name", self.name)

@@ -6,6 +6,9 @@ import contextvars
 import logging
 import re
 import time
+from collections.abc import Callable
+from math import nan
+from operator import attrgetter
 from typing import Any
 
 import gevent
@@ -904,14 +907,15 @@ class SocketResource(LedgerResource, SocketPair):
 class Sockets:
     """Make and unmake socket resources, and keep them."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, kind: type[SocketResource] = SocketResource) -> None:
         self.ledger = ledger
+        self.kind = kind
         self.made: list[SocketResource] = []
 
     def create(self) -> SocketResource:
         """Make one on the ledger's books."""
         plain = self.ledger.create()
-        resource = SocketResource(self.ledger, plain.number)
+        resource = self.kind(self.ledger, plain.number)
         self.ledger.live[plain.number] = resource
         self.made.append(resource)
         return resource
@@ -1206,6 +1210,118 @@ def test_what_was_reset_without_waiting_is_looked_at_before_it_is_handed_on(
     assert [one.get(timeout=10) for one in waiting] == [2, 2]
 
 
+class Heard(ResetAtOnce):
+    """And says when the resource was heard of."""
+
+    def __init__(self, ledger: Ledger, heard_at: Callable[[LedgerResource], Any]) -> None:
+        super().__init__(ledger)
+        self.heard_at = heard_at
+
+
+class Watched(SocketResource):
+    """A socket that counts how often it was to be looked at, and knows when it was heard of."""
+
+    looks = 0
+    heard_at = 0.0
+
+    def fileno(self) -> int:
+        """Counted."""
+        self.looks += 1
+        return super().fileno()
+
+
+def hear(resource: LedgerResource) -> int:
+    """A use that ends with something heard."""
+    assert isinstance(resource, Watched)
+    resource.heard_at = time.monotonic()
+    return resource.number
+
+
+@pytest.mark.parametrize("road", ["queue_task", "run_task"])
+@pytest.mark.parametrize("next_one", ["is in line", "comes then"])
+def test_what_was_heard_of_just_now_is_not_looked_at(
+    make_runner: MakeRunner, ledger: Ledger, road: str, next_one: str
+) -> None:
+    sockets = Sockets(ledger, Watched)
+    runner = make_runner(
+        on_create=sockets.create, on_destroy=sockets.destroy, worker_count=1, resource_pool_size=0, max_resources=1,
+        check_readable=True, reset=Heard(ledger, attrgetter("heard_at")),
+    ).start()  # fmt: skip
+    ask = getattr(runner, road)
+
+    def two_in_a_row() -> int:
+        if next_one == "is in line":
+            gevent.joinall([gevent.spawn(ask, hear) for _ in range(2)], raise_error=True)
+        else:
+            ask(hear)
+            ask(hear)
+        [resource] = sockets.made
+        assert isinstance(resource, Watched)
+        resource.looks, looks = 0, resource.looks
+        gevent.sleep(0.001)  # the first of two is looked at
+        return looks
+
+    two_in_a_row()
+    assert min(two_in_a_row() for _ in range(50)) == 1  # a busy machine takes longer now and then
+
+
+@pytest.mark.parametrize(
+    "heard_at",
+    [
+        lambda _: time.monotonic() - 0.01,
+        lambda _: time.monotonic() + 1000,
+        lambda _: nan,
+        lambda _: "just now",
+        lambda _: 1 / 0,
+    ],
+    ids=["a while ago", "in the future", "never", "no number", "an error"],
+)
+@pytest.mark.parametrize("road", ["queue_task", "run_task", "lease"])
+def test_what_was_not_heard_of_just_now_is_looked_at(
+    make_runner: MakeRunner, ledger: Ledger, road: str, heard_at: Callable[[LedgerResource], Any]
+) -> None:
+    sockets = Sockets(ledger)
+    runner = make_runner(
+        on_create=sockets.create, on_destroy=sockets.destroy, worker_count=1, resource_pool_size=0, max_resources=1,
+        check_readable=True, reset=Heard(ledger, heard_at),
+    ).start()  # fmt: skip
+    assert use(runner, road) == 1
+
+    with runner.lease() as resource:
+        waiting = gevent.spawn(use, runner, road)
+        let_run()
+        assert isinstance(resource, SocketResource)
+        resource.far.sendall(b"for nobody else")
+    assert waiting.get(timeout=10) == 2
+
+    sockets.made[1].far.close()
+    assert use(runner, road) == 3
+
+
+@pytest.mark.parametrize("meanwhile", ["it is to go", "it is suspect"])
+def test_having_been_heard_of_just_now_spares_no_resource_that_is_not_trusted(
+    make_runner: MakeRunner, ledger: Ledger, meanwhile: str
+) -> None:
+    sockets = Sockets(ledger, Watched)
+
+    def heard_at(resource: LedgerResource) -> float:
+        assert isinstance(resource, Watched)
+        assert runner._core is not None
+        [record] = runner._core.stock.records.values()
+        record.condemn(DestroyReason.RECYCLED) if meanwhile == "it is to go" else record.distrust()
+        return resource.heard_at
+
+    runner = make_runner(
+        on_create=sockets.create, on_destroy=sockets.destroy, worker_count=1, resource_pool_size=0, max_resources=1,
+        check_readable=True, check_resource=ledger.probe, reset=Heard(ledger, heard_at),
+    ).start()  # fmt: skip
+
+    numbers = [runner.queue_task(hear) for _ in range(3)]
+
+    assert numbers == ([1, 2, 3] if meanwhile == "it is to go" else [1, 1, 1])
+    assert ledger.probing.entered == (0 if meanwhile == "it is to go" else 2)
+
+
 @pytest.mark.parametrize("road", ["queue_task", "run_task", "lease"])
 def test_what_is_to_be_replaced_is_not_reset_first(make_runner: MakeRunner, ledger: Ledger, road: str) -> None:
     reset = ResetAtOnce(ledger)
@@ -1225,11 +1341,12 @@ def test_what_is_to_be_replaced_is_not_reset_first(make_runner: MakeRunner, ledg
     assert not reset.asked
 
 
-def test_a_reset_without_waiting_must_be_a_function(ledger: Ledger) -> None:
+@pytest.mark.parametrize("name", ["nowait", "heard_at"])
+def test_what_a_reset_knows_besides_must_be_functions(ledger: Ledger, name: str) -> None:
     reset = ResetAtOnce(ledger)
-    reset.nowait = True  # type: ignore[method-assign, assignment]
+    setattr(reset, name, True)
 
-    with pytest.raises(ConfigError, match=r"reset\.nowait must be a callable, not True"):
+    with pytest.raises(ConfigError, match=rf"reset\.{name} must be a callable, not True"):
         Config(worker_count=1, reset=reset, **ledger.options())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import struct
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -360,6 +361,18 @@ def test_an_interrupted_check_leaves_nothing_running(
 
 
 # check_readable: the look before a use
+
+
+def test_a_connection_was_heard_of_when_its_last_statement_was_answered(
+    connect: Connect, hooks: ResourceOptions
+) -> None:
+    connection = connect()
+    heard_at = hooks["reset"].heard_at  # type: ignore[attr-defined]
+    before = monotonic()
+
+    value(connection, "SELECT pg_sleep(0.01)")
+
+    assert before + 0.01 <= heard_at(connection) <= monotonic()
 
 
 def test_a_quiet_connection_is_not_readable(connect: Connect, hooks: ResourceOptions) -> None:

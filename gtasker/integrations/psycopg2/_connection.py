@@ -14,6 +14,7 @@ import functools
 import os
 import socket
 from collections.abc import Callable
+from math import inf
 from operator import attrgetter
 from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
@@ -72,6 +73,7 @@ class GreenConnection(extensions.connection):
         self.interrupt: BaseException | None = None
         self.in_flight = False  # some greenlet waits for the server, and so holds psycopg2's lock
         self.resting = False  # nobody has used it since the last ``rest``
+        self.heard_at = -inf  # when the answer to a statement was read, and with it all that the server had said
         self.hub: Any = None  # for which there is a ``watcher`` that is kept
         self.watcher: Any = None
         self._may_keep = False  # while it connects, each host that is tried has a socket of its own

@@ -6,6 +6,7 @@ Invariant: set once for the process, and never over somebody else's without bein
 from __future__ import annotations
 
 import warnings
+from time import monotonic
 from typing import Any
 
 from gevent import get_hub
@@ -74,6 +75,7 @@ def wait_callback(connection: extensions.connection) -> None:
             except BaseException as interrupt:
                 _leave(connection, interrupt)
                 return
+        connection.heard_at = monotonic()
     finally:
         connection.in_flight = False
 

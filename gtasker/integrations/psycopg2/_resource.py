@@ -6,6 +6,7 @@ Invariant: each hook may meet a connection in any state, and none of them can wa
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, TypedDict
 
 import psycopg2
@@ -121,6 +122,7 @@ class _Reset:
     """Makes a connection clean for its next user, without a round trip when it is so already."""
 
     nowait = staticmethod(GreenConnection.rest_at_once)
+    heard_at = attrgetter("heard_at")
 
     def __call__(self, connection: GreenConnection) -> None:
         """Do it. Raises an error of psycopg2's where that is not possible. Switches."""
