@@ -55,19 +55,19 @@ class Asking(Generic[R]):
         Raises AcquireTimeoutError, TooManyWaitersError, ResourceUnavailableError.
         """
         site, holder = self._site, getcurrent()
-        length = self._usual if timeout is None else self._length_of(timeout)
         if site.home != get_ident() or holder is site.hub or self._is_careful or self._stock.is_down:
-            self._enter(priority)
+            self._enter(priority, timeout)
+        length = self._usual if timeout is None else self._length_of(timeout)
         loan: Loan[R] = Loan()
         loan.priority, loan.holder = priority, holder
         self._backlog.ask(loan)
         if loan.state is LoanState.WAITING:
             if length is not None:
                 length.begin(loan, loan.queued_at)
-                if length.seconds <= 0:
-                    self._expire(loan, length.seconds)
-            loan.waiter = holder
             try:
+                if length is not None and length.seconds <= 0:
+                    self._expire(loan, length.seconds)
+                loan.waiter = holder
                 while loan.state is LoanState.WAITING:
                     site.turn.rest(Loan)
             except BaseException:
@@ -87,8 +87,9 @@ class Asking(Generic[R]):
         check_timeout(timeout)
         return self._timeouts.of(timeout)
 
-    def _enter(self, priority: int) -> None:
+    def _enter(self, priority: int, timeout: float | None) -> None:
         self._admission.enter()
+        check_timeout(timeout)
         if self._site.listening:
             self._site.emit(LeaseRequested, priority=priority)
         if self._is_bounded or self._stock.is_down:
@@ -114,7 +115,7 @@ class Asking(Generic[R]):
         self._backlog.withdraw_loan(loan)
         if resource is not None:
             resource.holder = None
-            self._returning.restore(resource, None)
+            self._returning.pass_on(resource)
         if self._site.listening:
             self._site.emit(LeaseFailed, reason=LeaseFailure.LEFT)
 

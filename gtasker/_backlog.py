@@ -109,7 +109,7 @@ class Backlog(Gathering[R]):
             worker = self._pick()
             if worker is None:
                 break
-            self._grant(self.loans.pop(), worker.resource)
+            self.release(worker)  # not to that loan, maybe: who was looked at may have called back
         self._swap_while_worth_it()
         if self.wanting and not self.loans.live:
             self._feed()
@@ -174,7 +174,7 @@ class Backlog(Gathering[R]):
         while self.loans.live and self.spare and self._turn.left > 0:
             resource = self.spare.pop()
             if self._is_ready(resource):
-                self._grant(self.loans.pop(), resource)
+                self.place(resource)  # likewise
             elif self._is_left(resource):
                 skipped.append(resource)  # there may be a fit one below
         self.spare.extend(reversed(skipped))

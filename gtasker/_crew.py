@@ -19,6 +19,7 @@ from gtasker._alarm import Entry
 from gtasker._backlog import Backlog
 from gtasker._config import make_scaling
 from gtasker._events import DestroyReason, WorkersScaled
+from gtasker._loan import Resource
 from gtasker._outcomes import Outcomes
 from gtasker._scaling import Load, ThresholdScaling, clamp
 from gtasker._site import Site
@@ -51,6 +52,7 @@ class Crew(Generic[R]):
         self.closed = False
         # Wired by the core:
         self.make_worker: Callable[[], Any] = lambda: None
+        self.pass_on: Callable[[Resource[R]], object] = lambda resource: None  # put what is idle to its next use
         self.on_end: Callable[[], object] = lambda: None
         self.is_needed: Callable[[Any], bool] = lambda worker: False  # are all other workers stuck?
 
@@ -154,7 +156,7 @@ class Crew(Generic[R]):
             stock = self._stock
             if reason is DestroyReason.SURPLUS and stock.spares < stock.reserve and resource.condemned is None:
                 stock.disown(resource)
-                self._backlog.place(resource)
+                self.pass_on(resource)
             else:
                 stock.discard(resource, reason)
         self._site.turn.soon(worker)

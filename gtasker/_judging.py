@@ -46,7 +46,7 @@ class Verdict(enum.Enum):
     CLEAN = "clean"  # it has to be, by a hook that may switch
 
 
-class Demand(Protocol):
+class Waiting(Protocol):
     """How many wait: what is settled while that is not 0 may be handed on in the same step."""
 
     waiting: int
@@ -70,7 +70,7 @@ class Judge(Generic[R]):
         self.patience = config.check_idle if config.check_resource is not None else inf
         # Whether a use that ended well leaves nothing to be done.
         self.is_plain = config.reset is None and not config.check_readable
-        self.demand: Demand  # wired by the core
+        self.backlog: Waiting  # wired by the core
 
     def look(self, resource: Resource[R], now: float, served_at: float) -> Verdict | DestroyReason:
         """Say whether it may be used, has to be checked first, or has to go. Never switches.
@@ -126,8 +126,9 @@ class Judge(Generic[R]):
         What nobody waits for is looked at before its next use only.
         """
         resource.used = True
-        if resource.condemned is not None:
-            return resource.condemned
+        condemned = resource.condemned
+        if condemned is not None:
+            return condemned
         fresh_until = -inf
         if self._reset is not None:
             try:
@@ -143,12 +144,12 @@ class Judge(Generic[R]):
         resource.idle_since = now
         if self._readable:
             resource.good_until = -inf
-            is_trusted = resource.condemned is None and not resource.suspect  # type: ignore[redundant-expr]  # hooks!
-            if is_trusted and now < fresh_until <= now + _FRESH:
+            if now < fresh_until <= now + _FRESH and not resource.suspect:
                 resource.good_until = min(fresh_until, resource.expires_at)
-            elif self.demand.waiting and self._is_readable(resource):
+            elif self.backlog.waiting and self._is_readable(resource):
                 return DestroyReason.READABLE
-        return Verdict.FIT
+        condemned = resource.condemned  # maybe by what the hooks called
+        return Verdict.FIT if condemned is None else condemned
 
     def clean(self, resource: Resource[R], now: float) -> DestroyReason | None:
         """After a use that ended well: `reset` it, unless it has to go anyway. Switches as the hook does."""
@@ -234,6 +235,7 @@ class Judge(Generic[R]):
 
     def _make_poller(self, descriptor: int) -> Any:
         # Nothing but a note of the number, so it is right for whatever has that number later.
-        poller = self._pollers[descriptor] = _poll()
-        poller.register(descriptor, select.POLLIN | select.POLLPRI)
+        poller = _poll()
+        poller.register(descriptor, select.POLLIN | select.POLLPRI)  # raises for that of a closed socket
+        self._pollers[descriptor] = poller
         return poller

@@ -84,7 +84,7 @@ class LoanState(enum.Enum):
 
 
 class Loan(Generic[R]):
-    """Somebody's wish for a resource. Made without `__init__`, and complete once it was in line."""
+    """Somebody's wish for a resource. Who asks sets `priority` and `holder`, and the line all the rest."""
 
     __slots__ = ("error", "holder", "lane", "priority", "queued_at", "resource", "seq", "state", "waiter")
 

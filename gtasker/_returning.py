@@ -85,6 +85,18 @@ class Returning(Generic[R]):
         if self.on_back is not None:
             self.on_back()
 
+    def pass_on(self, resource: Resource[R]) -> None:
+        """`resource`, which nobody uses, was idle for some time: put it to its next use, if it is fit. Never switches.
+
+        If nobody waits it is idle again; whoever comes next has it looked at.
+        """
+        now = monotonic()
+        verdict = self._judge.look(resource, now, now) if self._backlog.waiting else Verdict.FIT
+        if verdict is Verdict.CHECK:
+            self.inspect(resource)
+        else:
+            self.restore(resource, verdict if isinstance(verdict, DestroyReason) else None)
+
     def inspect(self, resource: Resource[R]) -> None:
         """Have a resource checked that was idle, then put to use or replaced. Never switches."""
         self._care(self._inspect, resource)

@@ -54,7 +54,7 @@ class Rooms(Generic[R]):
     def _lay_wires(self) -> None:
         stock, backlog, outcomes, crew = self.stock, self.backlog, self.outcomes, self.crew
         stock.demand = self._demand
-        self.judge.demand = backlog
+        self.judge.backlog = backlog
         stock.place = self._place_new
         stock.on_starved = backlog.dispatch
         backlog.on_backlog = crew.alert
@@ -66,6 +66,7 @@ class Rooms(Generic[R]):
         backlog.dismiss = crew.dismiss
         backlog.inspect = self.returning.inspect
         crew.make_worker = self._make_worker
+        crew.pass_on = self.returning.pass_on
         crew.is_needed = self.deadlocks.is_needed
         outcomes.on_settled = self.joining.on_settled
         outcomes.on_begin = self.watch.begin

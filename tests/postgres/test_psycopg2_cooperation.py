@@ -11,7 +11,9 @@ from typing import Any
 import gevent
 import psycopg2
 import pytest
-from gevent import GreenletExit, socket
+from gevent import GreenletExit, get_hub, socket
+from gevent.event import AsyncResult
+from gevent.exceptions import BlockingSwitchOutError
 from gevent.threadpool import ThreadPool
 from psycopg2 import extensions, extras
 
@@ -112,6 +114,27 @@ def test_a_descriptor_that_comes_again_is_waited_for_by_its_new_connection_alone
     assert [ask(second, number) for number in range(3)] == [0, 1, 2]
     with pytest.raises(psycopg2.InterfaceError):
         ask(first, 1)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_statement_in_the_hub_is_refused_and_costs_the_connection(connect: Connect, is_first: bool) -> None:
+    # The hub cannot wait; psycopg2 has sent the statement by then.
+    connection = connect(autocommit=True)
+    if not is_first:
+        ask(connection, 1)
+    raised: AsyncResult[None] = AsyncResult()
+
+    def statement() -> None:
+        try:
+            ask(connection, 2)
+        except BaseException as error:
+            raised.set_exception(error)
+
+    get_hub().loop.run_callback(statement)
+
+    with pytest.raises(BlockingSwitchOutError):
+        raised.get(timeout=PATIENCE)
+    assert connection.closed
 
 
 def test_it_may_be_made_cooperative_twice(cooperative: None) -> None:

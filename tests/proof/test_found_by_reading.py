@@ -790,3 +790,144 @@ def test_a_lease_comes_back_to_a_shutdown_that_its_own_reset_began(
 
     assert runner.stop(PATIENCE).complete
     assert ledger.destroyed == ledger.created
+
+
+@every_way
+def test_what_its_user_has_closed_is_never_used_again(
+    look_at: Callable[..., Runner[Looked]], use: Callable[..., object]
+) -> None:
+    runner = look_at()
+    closed: list[Looked] = []
+
+    def close(resource: Looked) -> bool:
+        closed.append(resource)
+        resource.near.close()
+        return True
+
+    with gevent.Timeout(PATIENCE):
+        assert all(use(runner, close) for _ in range(3))
+
+    assert len(set(closed)) == 3
+
+
+def test_a_stranger_of_another_thread_changes_nothing(look_at: Callable[..., Runner[Looked]]) -> None:
+    runner = look_at()
+    assert runner._core is not None
+    before = set(runner._core.asking._timeouts._lengths)
+
+    def ask() -> type[BaseException]:
+        with pytest.raises(WrongThreadError) as raised:
+            runner.run_task(lambda _: None, timeout=12.5)
+        return raised.type
+
+    assert get_hub().threadpool.apply(ask) is WrongThreadError
+    assert set(runner._core.asking._timeouts._lengths) == before
+
+
+def test_a_closed_runner_says_so_before_it_looks_at_a_time_out(look_at: Callable[..., Runner[Looked]]) -> None:
+    runner = look_at()
+    runner.stop()
+
+    with pytest.raises(RunnerStoppedError):
+        runner.lease(timeout=nan).__enter__()
+
+
+def test_what_was_granted_to_one_who_has_left_is_looked_at_before_the_next(
+    look_at: Callable[..., Runner[Looked]],
+) -> None:
+    runner = look_at(max_resources=1)
+    runner.run_task(lambda _: None)
+    with runner.lease() as first:
+        leaving = gevent.spawn(borrow, runner, lambda resource: resource)
+        gevent.sleep(0)
+        following = gevent.spawn(borrow, runner, lambda resource: resource)
+        gevent.sleep(0)
+        leaving.kill(block=False)
+    first.far.close()  # when it was looked at, and granted
+
+    second = following.get(timeout=PATIENCE)
+
+    assert second is not first
+    assert runner.stats().live_resources == 1
+
+
+def test_the_resource_of_a_worker_that_goes_is_looked_at_before_the_next_use(
+    look_at: Callable[..., Runner[Looked]],
+) -> None:
+    checked: list[Looked] = []
+    made: list[Looked] = []
+
+    def check(resource: Looked) -> bool:
+        checked.append(resource)
+        door.wait()
+        return True
+
+    def create() -> Looked:
+        made.append(Looked())
+        return made[-1]
+
+    door = Event()
+    runner = look_at(
+        on_create=create, worker_count=2, max_worker_count=2, max_resources=2, check_resource=check, check_idle=0.0
+    )
+    door.set()
+    runner.map(lambda resource, _: gevent.sleep(0), range(2))
+    door.clear()
+    checked.clear()
+    waiting = gevent.spawn(borrow, runner, lambda resource: resource)
+    assert settles(lambda: len(checked) == 1, PATIENCE)
+    [other] = set(made) - set(checked)
+    other.far.close()
+
+    runner.resize(worker_count=1, max_worker_count=1, resource_pool_size=1, max_resources=2)
+    door.set()
+
+    assert waiting.get(timeout=PATIENCE) is not other
+
+
+@pytest.mark.parametrize("has_reserve", [True, False])
+def test_a_look_that_has_the_line_served_takes_nobody_s_turn_and_no_worker(
+    look_at: Callable[..., Runner[Looked]], has_reserve: bool
+) -> None:
+    made: list[Looked] = []
+
+    def create() -> Looked:
+        made.append(Looked())
+        return made[-1]
+
+    workers, reserve = (1, 2) if has_reserve else (2, 0)
+    runner = look_at(
+        on_create=create,
+        worker_count=workers,
+        max_worker_count=workers,
+        resource_pool_size=reserve,
+        max_resources=workers + reserve,
+    )
+    with runner.lease(), runner.lease(), ExitStack() as third:  # so that each has been used
+        if has_reserve:
+            third.enter_context(runner.lease())
+    runner.pause()
+    for resource in made:
+        resource.then = runner.purge
+
+    with gevent.Timeout(PATIENCE), runner.lease():
+        pass
+
+    runner.resume()
+    assert runner._core is not None
+    assert settles(lambda: len(runner._core.backlog.idle) == workers, PATIENCE)  # type: ignore[union-attr]
+    assert not runner._core.backlog.lent
+    assert runner.stats().available_resources == reserve
+
+
+def test_who_is_condemned_by_its_reset_does_not_serve_the_next_in_line(make_runner: MakeRunner) -> None:
+    reset = Meddling()
+    runner = make_runner(**ONE, max_resources=1, reset=reset).start()
+
+    def number(resource: LedgerResource) -> int:
+        reset.then = runner.recycle
+        return resource.number
+
+    tasks = [runner.submit(number) for _ in range(3)]
+
+    assert [task.get(timeout=PATIENCE) for task in tasks] == [1, 2, 3]

@@ -67,7 +67,7 @@ def wait_callback(connection: extensions.connection) -> None:
                     connection.wait_for_socket(state)
                     continue
                 watcher = connection.watcher
-                watcher.start(getcurrent().switch)  # who else switches here does no harm: psycopg2 is asked again
+                watcher.start(getcurrent().switch)  # who else switches to it does no harm: psycopg2 is asked again
                 try:
                     hub.switch()
                 finally:
@@ -95,6 +95,8 @@ def _leave(connection: extensions.connection, interrupt: BaseException) -> None:
     if connection.get_transaction_status() != extensions.TRANSACTION_STATUS_ACTIVE:
         # It is being connected, and psycopg2 would leave the socket open for as long as the exception's frames live.
         extensions.connection.close(connection)
+        raise interrupt
+    if getcurrent() is get_hub():  # which cannot wait for anything; psycopg2 hangs up, and the server finds out
         raise interrupt
     green = connection if isinstance(connection, GreenConnection) else None
     ended, interrupt = end_own_statement(connection, interrupt, (green or GreenConnection).cancel_timeout)
