@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,6 +32,9 @@ if monkey.is_module_patched("socket") is not _env.PATCHED:
 # Under CI the same examples each time, so that a red run is the change's own doing. A deadline would be a timed test.
 settings.register_profile("suite", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
 settings.load_profile("suite")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it does not wait for
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _WATCHDOG = pytest.StashKey[_env.Watchdog]()
 
