@@ -33,7 +33,6 @@ class Line(SocketPair):
         self.used = False
         self.user: object = None
         self.lost_at: float | None = None
-        self.heard_at = 0.0
         self.endings = 0
 
     def lose(self, *, says_something: bool) -> None:
@@ -44,7 +43,7 @@ class Line(SocketPair):
 
 
 class Reset:
-    """A reset that needs to wait, or not, by chance; and knows when the line was heard of, maybe."""
+    """A reset that needs to wait, or not, by chance."""
 
     def __init__(self, chance: Random) -> None:
         self.chance = chance
@@ -131,7 +130,11 @@ class Looks:
     def begin(self, line: Line) -> None:
         """Note a use that should not have begun."""
         assert self.runner._core is not None
-        [record] = [each for each in self.runner._core.stock.records.values() if each.value is line]
+        records = [each for each in self.runner._core.stock.records.values() if each.value is line]
+        if len(records) != 1 or line.endings:
+            self.faults.append("it is used after its end")
+            return
+        [record] = records
         taken_at = record.taken_at if record.holder is not None else record.worker.started_at
         if line.user is not None:
             self.faults.append("it is used by two")
@@ -148,9 +151,7 @@ class Looks:
                     with self.runner.lease(priority=self.chance.choice([0, 10])) as line:
                         self.use(line)
                         self.disturb()
-                    if (
-                        self.chance.random() < 0.1
-                    ):  # it has been granted to the next, who may not know yet, and may be gone
+                    if self.chance.random() < 0.1:  # the next one, who has it, may not know yet, and may be gone
                         line.lose(says_something=False)
                 elif drawn < 0.7:
                     self.runner.run_task(self.use)
@@ -169,6 +170,7 @@ class Looks:
                 gevent.sleep(0.001)
                 self.disturb()
             assert settles(lambda: not self.runner.stats().queued_tasks, PATIENCE)
+        self.faults += [f"a caller got {caller.exception!r}" for caller in self.callers if caller.exception is not None]
         if any(line.endings != 1 for line in self.made):
             self.faults.append("not every line was destroyed once")
         return self.faults
