@@ -17,7 +17,7 @@ from gtasker._admission import Admission, check_timeout
 from gtasker._backlog import Backlog
 from gtasker._events import LeaseFailed, LeaseFailure, LeaseGranted, LeaseRequested
 from gtasker._extras import told
-from gtasker._loan import Loan, LoanState, Resource
+from gtasker._loan import WAITING, Loan, Resource
 from gtasker._returning import Returning
 from gtasker._site import Site, get_ident
 from gtasker._stock import Stock
@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 
 def _has_ended(loan: Loan[Any]) -> bool:
-    return loan.state is not LoanState.WAITING
+    return loan.state is not WAITING
 
 
 class Asking(Generic[R]):
@@ -59,16 +59,17 @@ class Asking(Generic[R]):
             self._enter(priority, timeout)
         length = self._usual if timeout is None else self._length_of(timeout)
         loan: Loan[R] = Loan()
-        loan.priority, loan.holder = priority, holder
+        loan.priority = priority
+        loan.holder = holder
         self._backlog.ask(loan)
-        if loan.state is LoanState.WAITING:
+        if loan.state is WAITING:
             if length is not None:
                 length.begin(loan, loan.queued_at)
             try:
                 if length is not None and length.seconds <= 0:
                     self._expire(loan, length.seconds)
                 loan.waiter = holder
-                while loan.state is LoanState.WAITING:
+                while loan.state is WAITING:
                     site.turn.rest(Loan)
             except BaseException:
                 self._leave(loan)
@@ -133,7 +134,7 @@ class Asking(Generic[R]):
         raise error
 
     def _expire(self, loan: Loan[R], timeout: float) -> None:
-        if loan.state is not LoanState.WAITING:
+        if loan.state is not WAITING:
             return
         account = self._account()
         self._backlog.withdraw_loan(loan)

@@ -23,10 +23,9 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from gtasker._events import DestroyReason
-from gtasker._extras import QUEUED, RETRYING
 from gtasker._gathering import Gathering, Server
-from gtasker._judging import Judge, Verdict
-from gtasker._loan import Loan, LoanState, Resource
+from gtasker._judging import CHECK, FIT, Judge
+from gtasker._loan import GRANTED, WAITING, Loan, Resource
 from gtasker._site import Site
 from gtasker._stock import Stock
 from gtasker._task import Task
@@ -46,16 +45,24 @@ class Backlog(Gathering[R]):
         self.dismiss: Callable[[Any], bool] = lambda worker: False  # let this worker go, if it is one too many
         self.inspect: Callable[[Resource[R]], object] = lambda resource: None  # have it checked, by an errand
 
-    def push(self, task: Task[Any], *, returned: bool = False) -> None:
-        """Let `task` wait for a worker; if one is idle, that is soon. Never switches."""
-        task.state = QUEUED
-        if not returned:
-            task.seq = self.last = self.last + 1
-        self.tasks.push(task, returned=returned)
-        self.waiting += 1
-        if self.is_bounded and not task.attempts:
+    def push(self, task: Task[Any]) -> None:
+        """Let `task`, which is QUEUED, wait for a worker; if one is idle, that is soon. Never switches."""
+        task.seq = self.last = self.last + 1
+        self.tasks.push(task)
+        self.waiting = waiting = self.waiting + 1
+        if self.is_bounded:
             self.fresh += 1
-        if self.idle and not self._is_called:
+        if (
+            (self.idle and not self._is_called)
+            or (self.lent or self.wanting)
+            or not self.is_awaited
+            or waiting > self.alert_above
+        ):
+            self._heed()
+
+    def _heed(self) -> None:
+        # A task came.
+        if self.idle:
             self._call()
         if (self.lent or self.wanting) and self.tasks.live > len(self.idle):
             self._swap_while_worth_it()
@@ -66,18 +73,11 @@ class Backlog(Gathering[R]):
         if self.waiting > self.alert_above and self.waiting - len(self.idle) > self.alert_above:
             self.on_backlog()
 
-    def delay(self, task: Task[Any], seconds: float) -> None:
-        """Let `task` come back in so many seconds, to its old place. Never switches."""
-        if seconds <= 0:
-            self.push(task, returned=True)
-            return
-        task.state = RETRYING
-        self.delayed[task] = self._site.deadlines.after(seconds, lambda: self._return(task))
-
     def ask(self, loan: Loan[R]) -> None:
         """Give `loan` something idle, or let it stand in line. Never switches."""
         loan.seq = self.last = self.last + 1
-        loan.state, loan.queued_at = LoanState.WAITING, monotonic()
+        loan.state = WAITING
+        loan.queued_at = monotonic()
         loan.error = loan.resource = loan.waiter = None
         self.loans.push(loan)
         self.waiting += 1
@@ -132,7 +132,7 @@ class Backlog(Gathering[R]):
                 worker = self._pick()
                 if worker is None:
                     break
-                if self.take(worker):
+                if self.take(worker, monotonic()):
                     worker.switch()
                 gives_way = bool(turn.woken)  # likewise
         finally:
@@ -179,8 +179,8 @@ class Backlog(Gathering[R]):
                 skipped.append(resource)  # there may be a fit one below
         self.spare.extend(reversed(skipped))
 
-    def take(self, worker: Server) -> bool:
-        """Give `worker`, which has a fit resource, the best task; True if there was one. Never switches.
+    def take(self, worker: Server, now: float) -> bool:
+        """Give `worker`, which has a fit resource, the best task at `now`; True if there was one. Never switches.
 
         It is to begin that in this very step. Else its resource is lent to the best loan, or it is idle.
         """
@@ -195,7 +195,8 @@ class Backlog(Gathering[R]):
         if self.paused:
             self.idle.append(worker)
             return False
-        worker.task = task = self.tasks.pop()
+        worker.attempt = task = self.tasks.pop()
+        worker.started_at = now
         self.waiting -= 1
         if self.is_bounded and not task.attempts:
             self.fresh -= 1
@@ -256,9 +257,9 @@ class Backlog(Gathering[R]):
     def _is_ready(self, resource: Resource[R], *, is_wanted: bool = False) -> bool:
         # If it is not, it is left where it is, or on its way to be checked or destroyed.
         verdict = self._judge.look(resource, monotonic(), self._served_at)
-        if verdict is Verdict.FIT:
+        if verdict is FIT:
             return True
-        if verdict is Verdict.CHECK:
+        if verdict is CHECK:
             if is_wanted or self.inspecting < self.waiting:  # one for each who waits: a look costs a round trip
                 self.inspecting += 1
                 resource.away = True
@@ -284,7 +285,7 @@ class Backlog(Gathering[R]):
     def _grant(self, loan: Loan[R], resource: Resource[R]) -> None:
         turn = self._turn
         self.waiting -= 1
-        loan.state, loan.resource = LoanState.GRANTED, resource
+        loan.state, loan.resource = GRANTED, resource
         resource.holder = loan.holder
         now = resource.taken_at = monotonic()  # from now on it is this holder's, though he does not know yet
         turn.left -= 1
@@ -294,7 +295,3 @@ class Backlog(Gathering[R]):
             self.lent[resource.worker] = None
         if loan.waiter is not None:
             turn.soon(loan)
-
-    def _return(self, task: Task[Any]) -> None:
-        del self.delayed[task]
-        self.push(task, returned=True)

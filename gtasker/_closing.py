@@ -176,7 +176,7 @@ class Closing(Generic[R]):
         for task in self._backlog.everything():
             self._outcomes.cancel(task, error())
         for worker in tuple(self._crew.workers):
-            for begun in (worker.task, worker.attempt, worker.judged):
+            for begun in (worker.attempt, worker.judged):
                 if begun is not None:
                     self._outcomes.cancel(begun, error())
         for resource in self._stock.records.values():
@@ -250,7 +250,7 @@ class Closing(Generic[R]):
     def _is_at_work(self, worker: Any) -> bool:
         # An attempt whose task has answered is only waited for to end, like a hook.
         begun = worker.attempt
-        return bool(worker.task or worker.judged or (begun is not None and begun.state < DONE))
+        return bool(worker.judged or (begun is not None and begun.state < DONE))
 
     def _is_over(self) -> bool:
         # One errand is this one. A kill waits for all until its time is up; a stop does not wait for hooks and attempts

@@ -19,6 +19,7 @@ from gtasker._alarm import Entry
 from gtasker._backlog import Backlog
 from gtasker._config import make_scaling
 from gtasker._events import DestroyReason, WorkersScaled
+from gtasker._gathering import NEVER
 from gtasker._loan import Resource
 from gtasker._outcomes import Outcomes
 from gtasker._scaling import Load, ThresholdScaling, clamp
@@ -90,7 +91,7 @@ class Crew(Generic[R]):
     def watch(self) -> None:
         """Have a decision made as soon as it may be due. Never switches."""
         if self.scaling is None or self.closed:
-            self._backlog.alert_above = inf
+            self._backlog.alert_above = NEVER
         elif isinstance(self.scaling, ThresholdScaling):
             self._backlog.alert_above = self.scaling.threshold
         else:  # it may decide anything at any time
@@ -247,10 +248,10 @@ class Crew(Generic[R]):
         self.workers.discard(worker)
         self._backlog.remove(worker)
         self._backlog.lent.pop(worker, None)
-        task, resource = worker.task or worker.attempt, worker.resource
-        worker.task = worker.attempt = worker.resource = None
+        task, resource = worker.attempt, worker.resource
+        worker.attempt = worker.resource = None
         if task is not None and not task.attempts:
-            self._backlog.push(task, returned=True)
+            self._backlog.put_back(task)
         elif task is not None:
             error = worker.exception or RuntimeError("its worker ended")
             self._outcomes.fail(task, error, worker.started_at, monotonic())

@@ -88,7 +88,7 @@ class Deadlocks(Generic[R]):
 
     def _is_stuck(self, worker: Worker[R], waiting: set[Any]) -> bool:
         if worker.attempt is None:
-            return worker.task is None and worker.resource is None and not self._crew.may_start()
+            return worker.resource is None and not self._crew.may_start()
         if _ends_by_itself(worker.attempt):
             return False
         task = self._blocked.get(worker)

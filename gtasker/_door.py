@@ -99,7 +99,7 @@ class Door(Generic[R]):
         for knock in [knock for knock in self._line if knock.task is task]:
             self._line.withdraw(knock)
             knock.priority = priority
-            self._line.push(knock, returned=True)
+            self._line.put_back(knock)
 
     def turn_away(self, make_error: Callable[[], BaseException], *, outsiders_only: bool = False) -> None:
         """Nobody (from outside) is let in any more; each is told so by an error of his own. Never switches."""

@@ -7,24 +7,27 @@ worker that may serve is idle, wanting, or lent out, in one of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 from gtasker._alarm import Entry
+from gtasker._extras import QUEUED, RETRYING
 from gtasker._line import AgedLine, Line
-from gtasker._loan import Loan, LoanState, Resource
+from gtasker._loan import OVER, Loan, Resource
 from gtasker._site import Site
 from gtasker._stock import Stock
 from gtasker._task import Task
 
 R = TypeVar("R")
 
+# More than ever wait: an int, for it is compared with one for each task that comes.
+NEVER = 2**30 - 1
+
 
 class Server(Protocol):
     """A worker, as far as the backlog knows it."""
 
-    task: Task[Any] | None  # what it is to begin; who says so switches to it in the same step
-    handed_at: float  # when that was; 0 once it is known
+    attempt: Task[Any] | None  # what it is to begin, or is at; who gives it switches to it in the same step
+    started_at: float  # when that was
     resource: Any
     dismissed: bool
 
@@ -60,7 +63,7 @@ class Gathering(Generic[R]):
         self.paused = False
         self.excess = 0  # workers there are too many
         self.is_bounded = site.config.max_queued is not None
-        self.alert_above = inf
+        self.alert_above = NEVER
         # Wired by the core:
         self.on_backlog: Callable[[], object] = lambda: None  # more than `alert_above` wait
         self.on_want: Callable[[], object] = lambda: None  # a worker has to wait for a resource
@@ -71,11 +74,28 @@ class Gathering(Generic[R]):
         self.last += 1
         return self.last
 
+    def put_back(self, task: Task[Any]) -> None:
+        """Let `task`, which had a number, wait at its old place. Never switches."""
+        task.state = QUEUED
+        self.tasks.put_back(task)
+        self.waiting += 1
+        if self.is_bounded and not task.attempts:
+            self.fresh += 1
+        self._heed()
+
+    def delay(self, task: Task[Any], seconds: float) -> None:
+        """Let `task` come back in so many seconds, to its old place. Never switches."""
+        if seconds <= 0:
+            self.put_back(task)
+            return
+        task.state = RETRYING
+        self.delayed[task] = self._site.deadlines.after(seconds, lambda: self._return(task))
+
     def move(self, task: Task[Any], priority: int) -> None:
         """Let `task`, which is in line, wait with another priority, at the place of its number. Never switches."""
         self.tasks.withdraw(task)
         task.priority = priority
-        self.tasks.push(task, returned=True)
+        self.tasks.put_back(task)
 
     def attend(self) -> None:
         """Somebody waits: what upkeep there is may be what ends the wait, so the loop must not end. Never switches."""
@@ -101,7 +121,7 @@ class Gathering(Generic[R]):
         if loan.lane is not None:
             self.loans.withdraw(loan)
             self.waiting -= 1
-        loan.state = LoanState.OVER
+        loan.state = OVER
 
     def remove(self, worker: Server) -> bool:
         """Take `worker` out of the idle and the wanting ones; was it idle? Never switches."""
@@ -141,3 +161,10 @@ class Gathering(Generic[R]):
         if self.is_bounded and not task.attempts:
             self.fresh -= 1
             self.on_room()
+
+    def _return(self, task: Task[Any]) -> None:
+        del self.delayed[task]
+        self.put_back(task)
+
+    def _heed(self) -> None:
+        raise NotImplementedError  # the backlog knows who is idle

@@ -17,7 +17,7 @@ import select
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from gevent import monkey
 
@@ -44,6 +44,12 @@ class Verdict(enum.Enum):
     FIT = "fit"
     CHECK = "check"
     CLEAN = "clean"  # it has to be, by a hook that may switch
+
+
+# An enumeration's attribute costs as much as a call of a function does.
+FIT: Final = Verdict.FIT
+CHECK: Final = Verdict.CHECK
+CLEAN: Final = Verdict.CLEAN
 
 
 class Waiting(Protocol):
@@ -78,10 +84,10 @@ class Judge(Generic[R]):
         What was found fit for a task that waits, later than `served_at`, is on its way to it, and not idle.
         """
         if now < resource.good_until and now - resource.idle_since < self.patience:
-            return Verdict.FIT
+            return FIT
         idle = now - max(resource.idle_since, resource.checked_at)
         if now < resource.good_until and idle < self.patience:
-            return Verdict.FIT
+            return FIT
         condemned = resource.condemned
         if condemned is not None:
             return condemned
@@ -93,9 +99,9 @@ class Judge(Generic[R]):
             if resource.condemned is not None:  # by what `fileno` called
                 return resource.condemned
         if self._check is None or not (resource.suspect or idle >= self.patience):
-            return Verdict.FIT
+            return FIT
         is_promised = resource.idle_since <= resource.promised_at > served_at
-        return Verdict.FIT if is_promised and not resource.suspect else Verdict.CHECK
+        return FIT if is_promised and not resource.suspect else CHECK
 
     def check(self, resource: Resource[R], on_survived: Callable[[], object]) -> DestroyReason | None:
         """Ask `check_resource`; if it says no, all older ones are suspect. Switches as the hook does.
@@ -132,13 +138,14 @@ class Judge(Generic[R]):
         fresh_until = -inf
         if self._reset is not None:
             try:
-                if self._reset_nowait is None or self._reset_nowait(resource.value) is not True:
-                    return Verdict.CLEAN
-                if self._heard_at is not None:
-                    fresh_until = self._heard_at(resource.value) + _FRESH
+                nowait, heard_at = self._reset_nowait, self._heard_at
+                if nowait is None or nowait(resource.value) is not True:
+                    return CLEAN
+                if heard_at is not None:
+                    fresh_until = heard_at(resource.value) + _FRESH
             except BaseException as error:  # it was not done, then
                 self._site.hook_failed("reset.nowait", error)
-                return Verdict.CLEAN
+                return CLEAN
         if now >= resource.expires_at:
             return DestroyReason.EXPIRED
         resource.idle_since = now
@@ -149,12 +156,12 @@ class Judge(Generic[R]):
             elif self.backlog.waiting and self._is_readable(resource):
                 return DestroyReason.READABLE
         condemned = resource.condemned  # maybe by what the hooks called
-        return Verdict.FIT if condemned is None else condemned
+        return FIT if condemned is None else condemned
 
     def clean(self, resource: Resource[R], now: float) -> DestroyReason | None:
         """After a use that ended well: `reset` it, unless it has to go anyway. Switches as the hook does."""
         verdict = self.settle(resource, now)
-        if verdict is Verdict.FIT:
+        if verdict is FIT:
             return None
         if isinstance(verdict, DestroyReason):
             return verdict

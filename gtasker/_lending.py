@@ -20,7 +20,7 @@ from gtasker._asking import Asking
 from gtasker._backlog import Backlog
 from gtasker._events import DestroyReason
 from gtasker._extras import Priority
-from gtasker._judging import Judge, Verdict
+from gtasker._judging import FIT, Judge
 from gtasker._loan import Resource
 from gtasker._metrics import FOLD_AT, TaskTimes
 from gtasker._returning import Returning
@@ -144,7 +144,7 @@ class Lending(Generic[R]):
 
     def is_fit(self, resource: Resource[R], now: float) -> bool:
         """Look at what is to be used in this step; False, too, if what the look called came before. Never switches."""
-        if self._judge.look(resource, now, now) is not Verdict.FIT:
+        if self._judge.look(resource, now, now) is not FIT:
             return False
         if self._backlog.waiting or self._turn.woken or self._turn.left <= 0 or not self.site.home:
             return False
@@ -202,7 +202,7 @@ class Lending(Generic[R]):
         resource.idle_since = now
         if now >= resource.good_until or not self._is_simple:
             verdict = self._judge.settle(resource, now)
-            if verdict is not Verdict.FIT:
+            if verdict is not FIT:
                 self.returning.settled(resource, verdict, now)
                 return
         worker = resource.worker

@@ -92,17 +92,22 @@ class Line(Generic[E]):
     def __len__(self) -> int:
         return self.live
 
-    def push(self, entry: E, *, returned: bool = False) -> None:
-        """Let `entry` stand in line, at the place of its `seq` if it `returned`. Never switches."""
-        lane = self._lanes.get(entry.priority)
-        if lane is None:
-            _check_priority(entry.priority)
-            lane = self._lanes[entry.priority] = _Lane(entry.priority)
+    def push(self, entry: E) -> None:
+        """Let `entry` stand in line, as the last of its priority. Never switches."""
+        try:
+            lane = self._lanes[entry.priority]
+        except KeyError:
+            lane = self._open(entry.priority)
         entry.lane = lane
-        if returned:
-            heapq.heappush(lane.returned, (entry.seq, entry.queued_at, id(entry), entry))
-        else:
-            lane.waiting.append(entry)
+        lane.waiting.append(entry)
+        self.live += 1
+        if not lane.in_use:
+            self._filled(lane)
+
+    def put_back(self, entry: E) -> None:
+        """Let `entry` stand in line, at the place of its `seq`. Never switches."""
+        entry.lane = lane = self._lanes.get(entry.priority) or self._open(entry.priority)
+        heapq.heappush(lane.returned, (entry.seq, entry.queued_at, id(entry), entry))
         self.live += 1
         if not lane.in_use:
             self._filled(lane)
@@ -116,16 +121,24 @@ class Line(Generic[E]):
         lane = self._best
         assert lane is not None
         if lane.returned or lane.gone:
-            entry = lane.head()
-            if lane.returned and lane.returned[0][-1] is entry:
-                heapq.heappop(lane.returned)
-            else:
-                lane.waiting.popleft()
-        else:
-            entry = lane.waiting.popleft()
+            return self._pop_with_care(lane)
+        entry = lane.waiting.popleft()
         entry.lane = None
         self.live -= 1
-        if (lane.gone or not lane.waiting) and not lane.live:
+        if not lane.waiting:
+            self._emptied(lane)
+        return entry
+
+    def _pop_with_care(self, lane: _Lane[E]) -> E:
+        # Some came back with an old number, or left from the middle.
+        entry = lane.head()
+        if lane.returned and lane.returned[0][-1] is entry:
+            heapq.heappop(lane.returned)
+        else:
+            lane.waiting.popleft()
+        entry.lane = None
+        self.live -= 1
+        if not lane.live:
             self._emptied(lane)
         return entry
 
@@ -139,6 +152,11 @@ class Line(Generic[E]):
             lane.forget_withdrawn()
         else:
             self._emptied(lane)
+
+    def _open(self, priority: int) -> _Lane[E]:
+        _check_priority(priority)
+        lane = self._lanes[priority] = _Lane(priority)
+        return lane
 
     def _filled(self, lane: _Lane[E]) -> None:
         lane.in_use = True
@@ -206,13 +224,17 @@ class AgedLine(Line[E]):
         self._ageing = ageing
         self._heap: PriorityQueue[tuple[float, int, int, object, E]] = PriorityQueue()
 
-    def push(self, entry: E, *, returned: bool = False) -> None:
-        """Let `entry` stand in line; who returned has his old key, and so his old place. Never switches."""
+    def push(self, entry: E) -> None:
+        """Let `entry` stand in line. Never switches."""
         _check_priority(entry.priority)
         rank = self.rank(entry)  # may raise, for there are ints that no float can hold; then it is not in line
         entry.lane = place = object()  # an entry that was moved may be in the heap twice; one of them is its place
         self._heap.put((*rank, id(place), place, entry))
         self.live += 1
+
+    def put_back(self, entry: E) -> None:
+        """Let `entry` stand in line again: it has its old key, and so its old place. Never switches."""
+        self.push(entry)
 
     def peek(self) -> E | None:
         """The entry that goes first, or None. Never switches."""

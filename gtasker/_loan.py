@@ -83,6 +83,10 @@ class LoanState(enum.Enum):
     OVER = "over"
 
 
+# An enumeration's attribute costs as much as a call of a function does.
+WAITING, GRANTED, OVER = LoanState
+
+
 class Loan(Generic[R]):
     """Somebody's wish for a resource. Who asks sets `priority` and `holder`, and the line all the rest."""
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from gtasker._backlog import Backlog
 from gtasker._events import DestroyReason, LeaseReturned
-from gtasker._judging import Judge, Verdict
+from gtasker._judging import CHECK, CLEAN, FIT, Judge, Verdict
 from gtasker._lifecycle import State
 from gtasker._loan import Resource
 from gtasker._metrics import FOLD_AT
@@ -64,10 +64,10 @@ class Returning(Generic[R]):
         self, resource: Resource[R], verdict: Literal[Verdict.FIT, Verdict.CLEAN] | DestroyReason, now: float
     ) -> None:
         """Go on after `settle`, at the end of a use that ended well at `now`. Never switches."""
-        if verdict is Verdict.CLEAN:
+        if verdict is CLEAN:
             self._care(self._after_use, resource, now)
         else:
-            self.restore(resource, None if verdict is Verdict.FIT else verdict)
+            self.restore(resource, None if verdict is FIT else verdict)
 
     def restore(self, resource: Resource[R], reason: DestroyReason | None) -> None:
         """Put a resource that nobody uses to its next use, or have it replaced. Never switches."""
@@ -91,8 +91,8 @@ class Returning(Generic[R]):
         If nobody waits it is idle again; whoever comes next has it looked at.
         """
         now = monotonic()
-        verdict = self._judge.look(resource, now, now) if self._backlog.waiting else Verdict.FIT
-        if verdict is Verdict.CHECK:
+        verdict = self._judge.look(resource, now, now) if self._backlog.waiting else FIT
+        if verdict is CHECK:
             self.inspect(resource)
         else:
             self.restore(resource, verdict if isinstance(verdict, DestroyReason) else None)

@@ -122,7 +122,8 @@ class Runner(Observed[R]):
             return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
         task: Task[T] = Task()
         task.fn, task.args = fn, args
-        task.context = desk.make_context()
+        make_context = desk.make_context
+        task.context = make_context()
         task.priority, task.once = priority, once
         now = task.queued_at = monotonic()
         task.seq = backlog.last  # who came last before it: that is its place, should it have to be tried again
@@ -138,15 +139,14 @@ class Runner(Observed[R]):
                     core.lending.is_fit(resource, now)
                 ):
                     worker = backlog.idle.pop()
-                    worker.task = task
-                    worker.handed_at = now
+                    worker.attempt, worker.started_at = task, now
                     worker.switch()
                 else:
                     core.admission.enter()  # what the look called may have begun a shutdown
                     backlog.push(task)
             else:
                 backlog.push(task)
-            while task.state < DONE:
+            while task.state is not DONE and task.state < DONE:  # the comparison is the slower one
                 turn.rest(Task)
         except BaseException:
             core.outcomes.leave(task)

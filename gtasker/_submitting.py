@@ -99,7 +99,8 @@ class Submitting(Generic[R]):
         task: Task[Any] = Task()
         task.fn = fn
         task.args = args
-        task.context = self.make_context()
+        make_context = self.make_context
+        task.context = make_context()
         task.priority = priority
         task.once = once
         task.queued_at = monotonic()

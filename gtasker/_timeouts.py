@@ -75,9 +75,6 @@ class Length(Generic[T]):
         self.live += 1
         if self._entry is None:
             self._entry = self._kind.alarm.at(line[0][0], self._ring)
-        elif len(line) > 2 * self.live + _GONE:
-            has_ended = self._kind.has_ended
-            self._line = deque(item for item in line if not has_ended(item[1]))
 
     def end(self, who: T) -> None:
         """`who` waits no more, and `has_ended` says so. Never switches."""
@@ -85,6 +82,9 @@ class Length(Generic[T]):
         line = self._line
         if line and line[0][1] is who:  # as a rule, for who waits longest is served first
             line.popleft()
+        elif len(line) > 2 * self.live + _GONE:
+            has_ended = self._kind.has_ended
+            self._line = line = deque(item for item in line if not has_ended(item[1]))
         if not self.live:
             line.clear()
             if self._kind.holds and self._entry is not None:

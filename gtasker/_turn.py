@@ -137,16 +137,17 @@ class Turn:
         So callers who were answered together go on one after another, with one switch each in place of two. The one
         that was switched to is kept until this one is woken itself.
         """
-        if self.relays and self.woken:
-            following: Any = self.woken[0]
+        woken = self.woken
+        if self.relays and woken:
+            following: Any = woken.popleft()
             if type(following) is kind and following.extras is None:
-                del self.woken[0]
                 self.relays -= 1
                 waiter, following.waiter = following.waiter, None
                 del following  # its value is not to be kept by who waits here
                 if waiter is not None:
                     waiter.switch()
                 return
+            woken.appendleft(following)
         self._hub.switch()
 
     def schedule(self) -> None:

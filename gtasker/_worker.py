@@ -1,8 +1,8 @@
 """A worker: a greenlet that serves one task after another with a resource of its own.
 
-Invariant: `task` is what it is to begin in this very step; `attempt` is what runs in user code at this moment. The
-worker is thrown into only while `attempt` is the very task that is to be interrupted, so no throw hits its own code or
-another task; whatever else is thrown in while it is idle it survives.
+Invariant: `attempt` is what it is to begin in this very step, or what runs in user code at this moment. The worker is
+thrown into only while `attempt` is the very task that is to be interrupted, so no throw hits its own code or another
+task; whatever else is thrown in while it is idle it survives.
 
 A task is answered by a direct switch back to its caller, if nobody is in line behind it, nobody is to be woken, and the
 resource needs nothing more: no pass through the hub, which would cost two to three times as much. In every other case
@@ -20,7 +20,7 @@ from gevent import Greenlet
 from gtasker._backlog import Backlog
 from gtasker._events import DestroyReason
 from gtasker._extras import DONE, RUNNING
-from gtasker._judging import Judge, Verdict
+from gtasker._judging import CLEAN, FIT, Judge, Verdict
 from gtasker._loan import Resource
 from gtasker._metrics import FOLD_AT
 from gtasker._outcomes import Outcomes, waiting_since
@@ -40,8 +40,6 @@ else:
 R = TypeVar("R")
 T = TypeVar("T")
 
-_FIT = Verdict.FIT  # looked up for each attempt
-
 
 class Worker(_Greenlet, Generic[R]):
     """One worker. It outlives its resources: when one is unfit it asks for another."""
@@ -56,12 +54,10 @@ class Worker(_Greenlet, Generic[R]):
         "cared_at",
         "caring",
         "dismissed",
-        "handed_at",
         "judged",
         "resource",
         "started_at",
         "struck",
-        "task",
     )
 
     def __init__(self, site: Site[R], backlog: Backlog[R], judge: Judge[R], outcomes: Outcomes[R]) -> None:
@@ -70,11 +66,9 @@ class Worker(_Greenlet, Generic[R]):
         self._backlog = backlog
         self._judge = judge
         self._outcomes = outcomes
-        self.task: Task[Any] | None = None
         self.attempt: Task[Any] | None = None
         self.resource: Resource[R] | None = None
-        self.started_at = 0.0  # of the attempt
-        self.handed_at = 0.0  # when a caller switched straight to it with a task; 0 once that is known
+        self.started_at = 0.0  # of the attempt; set by who gives it
         self.judged: Task[Any] | None = None  # its error is before check_health; it may have to be tried again
         self.struck: BaseException | None = None  # what was thrown into the attempt
         self.caring = False  # for its resource, in a hook
@@ -98,47 +92,47 @@ class Worker(_Greenlet, Generic[R]):
         is_plain, settle = self._judge.is_plain, self._judge.settle
         idle, woken, waits, runs = backlog.idle, turn.woken, meter.waits.append, meter.runs.append
         begin = outcomes.begin if outcomes.is_watched else None
-        now: Any = self.handed_at  # the moment, while it is known
-        self.handed_at = 0.0
+        resource: Any = None
         while True:
-            task = self.task
+            task = self.attempt
             if task is None:
+                resource = None  # what is destroyed meanwhile is not to be kept
                 if not self._park():
                     return
-                now, self.handed_at = self.handed_at, 0.0
                 continue
-            resource: Any = self.resource
-            self.task, self.attempt = None, task
-            task.state, task.worker = RUNNING, self
+            resource = self.resource
+            task.state = RUNNING
+            task.worker = self
             task.attempts += 1
-            started = self.started_at = now or monotonic()
+            started = self.started_at
             turn.left -= 1
             if turn.left <= 0 or started > turn.until:
                 self._count(started)
             if begin is not None:
                 begin(task)
             try:
-                fn, args, context = task.fn, task.args, task.context
-                value: Any = context.run(fn, resource.value, *args) if args else context.run(fn, resource.value)
+                if task.args:
+                    value: Any = task.context.run(task.fn, resource.value, *task.args)
+                else:
+                    value = task.context.run(task.fn, resource.value)
             except BaseException as error:
                 self._failed(task, error)
-                now = task = fn = context = args = resource = None  # type: ignore[assignment]
                 continue
             self.attempt = None
-            now = finished = resource.idle_since = monotonic()
+            finished = resource.idle_since = monotonic()
             if finished > turn.until:
                 self._count(finished)
             if not outcomes.is_direct or task.state is not RUNNING or task.extras is not None:
                 verdict: Any = None
             elif is_plain and finished < resource.good_until:
-                verdict = _FIT
+                verdict = FIT
             else:
-                verdict, now = settle(resource, finished), None  # the hooks took their time, and may have called back
-                if verdict is _FIT and not (task.extras is None and task.state is RUNNING and outcomes.is_direct):  # type: ignore[redundant-expr]
+                verdict = settle(resource, finished)  # the hooks may have called back
+                if verdict is FIT and not (task.extras is None and task.state is RUNNING and outcomes.is_direct):  # type: ignore[redundant-expr]
                     verdict = None
-            if verdict is not _FIT:
+            if verdict is not FIT:
                 self._succeeded(task, value, finished, verdict)
-                now = task = value = fn = args = context = resource = None  # type: ignore[assignment]
+                value = None
                 continue
             task._value, task.state = value, DONE
             waits(started - task.queued_at)
@@ -152,16 +146,16 @@ class Worker(_Greenlet, Generic[R]):
                     woken.append(task)
                     if not turn.scheduled:
                         turn.schedule()
-                backlog.take(self)
-                task = value = fn = args = context = resource = waiter = None  # type: ignore[assignment]
+                backlog.take(self, finished if is_plain else monotonic())
+                value = waiter = None
                 continue
             idle.append(self)
-            task = value = fn = args = context = resource = None  # type: ignore[assignment]
+            task = value = resource = None
             try:
                 waiter.switch()
             except BaseException:  # it is idle, and not to be lost; only _park() ends it
                 pass
-            now, self.handed_at, waiter = self.handed_at, 0.0, None
+            waiter = None
 
     def _count(self, now: float) -> None:
         meter = self._site.meter
@@ -215,7 +209,7 @@ class Worker(_Greenlet, Generic[R]):
             outcomes.complete(task, self.started_at, finished)
         if verdict is None and (not judge.is_plain or finished >= resource.good_until):
             verdict = judge.settle(resource, finished)
-        if verdict is Verdict.CLEAN:
+        if verdict is CLEAN:
             verdict = self._care(judge.reset, resource, finished)
         self._done(resource, verdict if isinstance(verdict, DestroyReason) else None)
 
@@ -269,6 +263,6 @@ class Worker(_Greenlet, Generic[R]):
         elif reason is not None:
             self._backlog.replace(resource, reason)
         else:
-            self._backlog.take(self)
+            self._backlog.take(self, monotonic())
         if self._outcomes.on_answer is not None:  # the runner is closing, and waits for this worker too
             self._outcomes.on_answer()

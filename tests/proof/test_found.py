@@ -389,7 +389,7 @@ def test_a_line_goes_on_behind_a_returned_entry_that_was_withdrawn() -> None:
     line: Line[Any] = Line()
     returned, fresh = Standing(1), Standing(2)
     line.push(fresh)
-    line.push(returned, returned=True)
+    line.put_back(returned)
     line.withdraw(returned)
 
     assert line.pop() is fresh
