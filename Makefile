@@ -5,7 +5,7 @@
 #   make examples  each example, as it stands
 #   make cluster   10,000 transfers over worker processes, one of which is shot; a throw-away Postgres and Redis
 #   make web       a shop on Flask and Gunicorn, over a throw-away Postgres, to try deploys on
-#   make lint, suite, suite-patched, suite-around, test-pythons    the parts of `make test`
+#   make lint, suite, suite-patched, suite-around, suite-around-patched, test-pythons    the parts of `make test`
 #   make docs      the documentation, in docs/_build; a warning is an error
 #   make extras    each extra suffices, tried in environments of their own
 #   make bench     what a task costs, beside the alternatives: table, JSON and plots, in benchmarks/results
@@ -38,16 +38,14 @@ two = --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 browser := $(if $(CI),ci,$(and $(shell command -v chromium),$(shell command -v chromedriver)))
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint suite suite-patched suite-around test-pythons examples demo cluster web docs extras bench bench-docs stress soak coverage clean
+.PHONY: help test lint suite suite-patched suite-around suite-around-patched test-pythons examples demo cluster web docs extras bench bench-docs stress soak coverage clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
 test: lint
-	@echo "the suite, plain and monkey-patched side by side: some minutes without a word"
-	$(MAKE) $(two) suite suite-patched
-	@echo "the suites around it, and the other Pythons: some minutes more"
-	$(MAKE) $(two) suite-around test-pythons
+	@echo "the suites, plain and monkey-patched, and the other Pythons, two at a time: a quarter of an hour with few words"
+	$(MAKE) $(two) suite-around test-pythons suite suite-patched suite-around-patched
 
 lint: $(dev)
 	$(python) -m ruff check --quiet $(sources)
@@ -66,6 +64,8 @@ suite-patched: $(dev)
 suite-around: $(dev)
 	@$(if $(browser),:,echo "no chromium and chromedriver: the dashboard's browser tests are LEFT OUT")
 	$(python) -m pytest $(PYTEST_ARGS) $(if $(browser),,-m "not browser") $(around)
+
+suite-around-patched: $(dev)
 	GTASKER_TEST_PATCHED=1 $(python) -m gevent.monkey --module pytest $(PYTEST_ARGS) $(around_patched)
 
 test-pythons: $(dev)
