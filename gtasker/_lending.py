@@ -68,7 +68,7 @@ class Lease(Generic[R]):
     ) -> Literal[False]:
         """Give it back. Never switches. Raises WrongThreadError."""
         lending, resource = self.lending, self.resource
-        if lending.thread != get_ident():
+        if (resource is None or resource.holder is not getcurrent()) and lending.thread != get_ident():
             raise WrongThreadError("this lease belongs to a runner of another thread")
         self.resource = None
         if resource is None:  # it was found leaked, and taken back
