@@ -1,7 +1,7 @@
 """Deadlines: one heap of moments behind one timer of the event loop.
 
-Invariant: while an entry lives, the timer is armed for a moment not later than the earliest. With none left, the timer
-may still be armed, but no longer keeps the loop from ending: arming costs more than letting it ring for nothing.
+Invariant: while an entry lives, the timer is armed for a moment not later than the earliest. With none left that holds
+the loop, the timer may still be armed, but lets the loop end: arming costs more than letting it ring for nothing.
 Calls are made in the hub, in order of their moments; a call must not block.
 An entry costs a heap push (well under a microsecond) against the 5 us of a `gevent.Timeout`.
 """
@@ -18,10 +18,11 @@ from typing import Any
 class Entry:
     """A call to be made at `when`, until it is cancelled."""
 
-    __slots__ = ("_alarm", "call", "when")
+    __slots__ = ("_alarm", "_holds", "call", "when")
 
     def __init__(self, alarm: Alarm, when: float, call: Callable[[], object]) -> None:
         self._alarm = alarm
+        self._holds = False
         self.when = when
         self.call: Callable[[], object] | None = call
 
@@ -29,13 +30,26 @@ class Entry:
         """Take the call back, and let go of it at once. Harmless when it was made already. Never switches."""
         if self.call is not None:
             self.call = None
+            self.release()
             self._alarm._lost_one()
+
+    def hold(self) -> None:
+        """Let the loop go on for it, if it is to be called at all. Never switches."""
+        if self.call is not None and not self._holds:
+            self._holds = True
+            self._alarm._held(1)
+
+    def release(self) -> None:
+        """Let the loop end before it is called. Never switches."""
+        if self._holds:
+            self._holds = False
+            self._alarm._held(-1)
 
 
 class Alarm:
     """All deadlines of one kind: `ref=True` for what somebody awaits, False for housekeeping (the loop may end)."""
 
-    __slots__ = ("_armed_for", "_closed", "_heap", "_hub", "_live", "_order", "_ref", "_timer", "inert")
+    __slots__ = ("_armed_for", "_closed", "_heap", "_holding", "_hub", "_live", "_order", "_ref", "_timer", "inert")
 
     def __init__(self, hub: Any, *, ref: bool) -> None:
         self._hub = hub
@@ -43,6 +57,7 @@ class Alarm:
         self._heap: list[tuple[float, int, Entry]] = []
         self._order = count()
         self._live = 0
+        self._holding = 0  # of the live ones, those for which the loop is to go on
         self._timer: Any = None
         self._armed_for = 0.0
         self._closed = False
@@ -59,10 +74,9 @@ class Alarm:
             return entry
         heapq.heappush(self._heap, (when, next(self._order), entry))
         self._live += 1
+        entry.hold()
         if self._timer is None or when < self._armed_for:
             self._arm(when)
-        elif self._live == 1:
-            self._timer.ref = self._ref
         return entry
 
     def after(self, delay: float, call: Callable[[], object]) -> Entry:
@@ -73,7 +87,7 @@ class Alarm:
         """Say whether the loop must go on for these moments: somebody awaits what comes of them. Never switches."""
         self._ref = keep
         if self._timer is not None:
-            self._timer.ref = keep and self._live > 0
+            self._timer.ref = keep and self._holding > 0
 
     def close(self) -> None:
         """Forget every entry, now and later, and stop the timer. Never switches."""
@@ -81,15 +95,18 @@ class Alarm:
         for _, _, entry in self._heap:
             entry.call = None
         self._heap.clear()
-        self._live = 0
+        self._live = self._holding = 0
         self._disarm()
+
+    def _held(self, change: int) -> None:
+        self._holding += change
+        if self._ref and self._timer is not None and self._holding == (change > 0):  # the first, or none any more
+            self._timer.ref = change > 0
 
     def _lost_one(self) -> None:
         self._live -= 1
         if not self._live:
             self._heap.clear()
-            if self._timer is not None:
-                self._timer.ref = False
         elif len(self._heap) > 2 * self._live:
             self._heap = [item for item in self._heap if item[2].call is not None]
             heapq.heapify(self._heap)
@@ -98,7 +115,7 @@ class Alarm:
         self._disarm()
         self._armed_for = when
         # The loop's own clock may lag behind: start() brings it up to date, so that the timer cannot fire early.
-        self._timer = self._hub.loop.timer(max(0.0, when - monotonic()), ref=self._ref)
+        self._timer = self._hub.loop.timer(max(0.0, when - monotonic()), ref=self._ref and self._holding > 0)
         self._timer.start(self._ring, update=True)
 
     def _disarm(self) -> None:
@@ -126,6 +143,7 @@ class Alarm:
             if call is None:
                 continue
             entry.call = None
+            entry.release()
             self._live -= 1
             try:
                 call()

@@ -27,10 +27,6 @@ from gtasker.errors import AcquireTimeoutError, ResourceUnavailableError, TooMan
 R = TypeVar("R")
 
 
-def _has_ended(loan: Loan[Any]) -> bool:
-    return loan.state is not WAITING
-
-
 class Asking(Generic[R]):
     """Where `lease` and `run_task` wait."""
 
@@ -45,7 +41,7 @@ class Asking(Generic[R]):
         self._is_bounded = site.config.max_waiting is not None
         self._is_plain = not site.listening and site.config.leak_warning is None
         self._is_careful = self._is_bounded or not self._is_plain
-        self._timeouts: Timeouts[Loan[R]] = Timeouts(site.deadlines, _has_ended, self._expire, holds=True)
+        self._timeouts: Timeouts[Loan[R]] = Timeouts(site.deadlines, self._expire)
         usual = site.config.acquire_timeout
         self._usual = None if usual is None else Length(self._timeouts, usual)
 
@@ -63,8 +59,7 @@ class Asking(Generic[R]):
         loan.holder = holder
         self._backlog.ask(loan)
         if loan.state is WAITING:
-            if length is not None:
-                length.begin(loan, loan.queued_at)
+            wait = length.begin(loan, loan.queued_at) if length is not None else None
             try:
                 if length is not None and length.seconds <= 0:
                     self._expire(loan, length.seconds)
@@ -76,8 +71,8 @@ class Asking(Generic[R]):
                 raise
             finally:
                 loan.waiter = None
-                if length is not None:
-                    length.end(loan)
+                if wait is not None:
+                    wait.end()
         resource = loan.resource
         if resource is None or not self._is_plain:
             resource = self._tell_of(loan, resource)

@@ -53,7 +53,7 @@ class Calls(Generic[R]):
     def __init__(self, site: Site[R]) -> None:
         self._site = site
         self.running: set[_Call] = set()
-        self._timeouts: Timeouts[_Call] = Timeouts(site.housekeeping, self._has_ended, self._overrun)
+        self._timeouts: Timeouts[_Call] = Timeouts(site.housekeeping, self._overrun)
         self.on_abandoned: Callable[[], object] = lambda: None  # one may go on after its interruption
 
     @property
@@ -84,9 +84,7 @@ class Calls(Generic[R]):
         """
         call = _Call(what, on_abandoned, on_survived)
         self.running.add(call)
-        length = self._timeouts.of(limit) if limit is not None else None
-        if length is not None:
-            length.begin(call, monotonic())
+        wait = self._timeouts.of(limit).begin(call, monotonic()) if limit is not None else None
         try:
             value = fn(*args)
             if call.abandoned_at is not None and on_abandoned is None:
@@ -101,17 +99,14 @@ class Calls(Generic[R]):
             raise
         finally:
             self.running.discard(call)
-            if length is not None:
-                length.end(call)
+            if wait is not None:
+                wait.end()
 
     def interrupt_all(self, why: str, spared: tuple[str, ...] = ()) -> None:
         """Throw into all running calls but these, from the hub, one after another. Never switches."""
         for call in tuple(self.running):
             if call.what not in spared:
                 self._site.turn.soon(_Strike(self, call, why))
-
-    def _has_ended(self, call: _Call) -> bool:
-        return call not in self.running
 
     def _overrun(self, call: _Call, limit: float) -> None:
         self.strike(call, f"it took longer than {limit:g} s")

@@ -250,6 +250,7 @@ class Crew(Generic[R]):
         self._backlog.lent.pop(worker, None)
         task, resource = worker.attempt, worker.resource
         worker.attempt = worker.resource = None
+        worker.end_limit()
         if task is not None and not task.attempts:
             self._backlog.put_back(task)
         elif task is not None:

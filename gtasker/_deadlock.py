@@ -100,5 +100,5 @@ class Deadlocks(Generic[R]):
 def _ends_by_itself(task: Task[Any] | None) -> bool:
     if task is None or task.state >= DONE:
         return True
-    extras = task.extras
-    return extras is not None and (extras.deadline is not None or extras.limit is not None)
+    worker = task.worker
+    return task.deadline is not None or (worker is not None and worker.attempt is task and worker.limit is not None)

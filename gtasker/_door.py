@@ -51,7 +51,7 @@ class Door(Generic[R]):
         self._site = site
         self._backlog = backlog
         self._limit = site.config.max_queued
-        self._line: Line[_Knock] = Line()
+        self.knocking: Line[_Knock] = Line()
         self._letting_in = False
         # Wired by the core and the desk:
         self.on_entered: Callable[[Task[Any]], object] = lambda task: None
@@ -62,7 +62,7 @@ class Door(Generic[R]):
     def enter(self, task: Task[Any]) -> None:
         """Put `task` into the backlog. Switches while that is full; raises QueueFullError."""
         backlog = self._backlog
-        if self._limit is None or (self._has_room() and not self._line):
+        if self._limit is None or (self._has_room() and not self.knocking):
             backlog.push(task)
             self.on_entered(task)
             return
@@ -77,8 +77,8 @@ class Door(Generic[R]):
             return
         self._letting_in = True
         try:
-            while self._line and self._has_room():
-                knock = self._line.pop()
+            while self.knocking and self._has_room():
+                knock = self.knocking.pop()
                 if knock.task.state < DONE:  # it may have been cancelled, or timed out, before the door
                     self._backlog.push(knock.task)
                     self.on_entered(knock.task)
@@ -88,25 +88,25 @@ class Door(Generic[R]):
 
     def drop(self, task: Task[Any]) -> None:
         """`task` has answered: whoever knocks for it need not wait. Never switches."""
-        for knock in list(self._line):
+        for knock in list(self.knocking):
             if knock.task is task:
-                self._line.withdraw(knock)
+                self.knocking.withdraw(knock)
                 self._site.turn.soon(knock)
 
     def move(self, task: Task[Any], priority: int) -> None:
         """Let whoever knocks for `task` wait with another priority, at the place of his number. Never switches."""
         task.priority = priority
-        for knock in [knock for knock in self._line if knock.task is task]:
-            self._line.withdraw(knock)
+        for knock in [knock for knock in self.knocking if knock.task is task]:
+            self.knocking.withdraw(knock)
             knock.priority = priority
-            self._line.put_back(knock)
+            self.knocking.put_back(knock)
 
     def turn_away(self, make_error: Callable[[], BaseException], *, outsiders_only: bool = False) -> None:
         """Nobody (from outside) is let in any more; each is told so by an error of his own. Never switches."""
-        for knock in list(self._line):
+        for knock in list(self.knocking):
             if outsiders_only and knock.is_inside:
                 continue
-            self._line.withdraw(knock)
+            self.knocking.withdraw(knock)
             error = make_error()
             knock.error = error
             if knock.on_error is not None:
@@ -117,7 +117,7 @@ class Door(Generic[R]):
         """Who knocked for `task` has left, and others still want it: let it wait by itself. Never switches."""
         knock = _Knock(task, self._backlog.number())
         knock.on_error = on_error
-        self._line.push(knock)
+        self.knocking.push(knock)
         self.let_in()
 
     def _has_room(self) -> bool:
@@ -132,10 +132,9 @@ class Door(Generic[R]):
         entries = []
         if patience is not None:
             entries.append(site.deadlines.after(patience, lambda: self._reject(knock)))
-        extras = task.extras
-        if extras is not None and extras.deadline is not None:  # then it is answered: it timed out
-            entries.append(site.deadlines.at(extras.deadline.when, lambda: self._give_up(knock, None)))
-        self._line.push(knock)
+        if task.deadline is not None:  # then it is answered: it timed out
+            entries.append(site.deadlines.at(task.deadline.when, lambda: self._give_up(knock, None)))
+        self.knocking.push(knock)
         try:
             if not entries:
                 self.on_wait(task)
@@ -147,7 +146,7 @@ class Door(Generic[R]):
             for entry in entries:
                 entry.cancel()
             if knock.lane is not None:
-                self._line.withdraw(knock)
+                self.knocking.withdraw(knock)
         if knock.error is not None and task.state < DONE:
             raise knock.error
 
@@ -157,7 +156,7 @@ class Door(Generic[R]):
 
     def _give_up(self, knock: _Knock, error: BaseException | None) -> None:
         if knock.lane is not None:
-            self._line.withdraw(knock)
+            self.knocking.withdraw(knock)
             knock.error = error
             knock.wake()
 

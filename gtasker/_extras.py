@@ -8,10 +8,7 @@ from __future__ import annotations
 import contextlib
 import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from gtasker._alarm import Entry
+from typing import Any
 
 
 class Priority(enum.IntEnum):
@@ -62,10 +59,8 @@ class Extras:
 
     __slots__ = (
         "callbacks",
-        "deadline",
         "handles",
         "key",
-        "limit",
         "links",
         "returned_at",
         "unheard",
@@ -76,8 +71,6 @@ class Extras:
         self.callbacks: list[Callable[[Any], object]] = []  # called in a greenlet of the runner
         self.links: list[Callable[[Any], object]] = []  # called in the hub
         self.waiters: list[Any] = []  # greenlets beyond the first
-        self.deadline: Entry | None = None
-        self.limit: Entry | None = None  # of its present attempt
         self.key: Any = None
         self.handles: list[Any] = []  # of a shared task
         self.returned_at = 0.0  # when it came back into the line to be tried again

@@ -80,7 +80,7 @@ class Joining(Owner, Generic[R]):
         handle.fn = task.fn
         handle.args = ()
         handle.waiter = handle.worker = handle.lane = None
-        handle.extras = None
+        handle.extras = handle.deadline = None
         handle.owner = self
         extras_of(task).handles.append(handle)
         return handle, is_new

@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import ref
 
 from greenlet import getcurrent
@@ -20,6 +20,7 @@ from gtasker._backlog import Backlog
 from gtasker._calls import PATIENCE, Calls, Interrupt
 from gtasker._events import TaskCancelled, TaskRetried, TaskTimedOut
 from gtasker._extras import CANCELLED, DONE, FAILED, RUNNING, Unheard, name_of, told
+from gtasker._limits import Attempting, Limits
 from gtasker._metrics import TaskTimes
 from gtasker._site import Site, get_ident
 from gtasker._task import Owner, Task, extras_of
@@ -32,16 +33,6 @@ from gtasker.errors import (
 )
 
 R = TypeVar("R")
-
-
-class Attempting(Protocol):
-    """A worker, as far as its interruption needs it."""
-
-    attempt: Task[Any] | None
-    struck: BaseException | None
-
-    def throw(self, error: BaseException) -> object:
-        """Switch to it and raise there."""
 
 
 Struck = dict[Attempting, tuple[Task[Any], float, ref[BaseException]]]
@@ -75,11 +66,12 @@ class Strike:
 class Outcomes(Owner, Generic[R]):
     """Settles tasks, and answers for them to their handles."""
 
-    def __init__(self, site: Site[R], calls: Calls[R], backlog: Backlog[R]) -> None:
+    def __init__(self, site: Site[R], calls: Calls[R], backlog: Backlog[R], limits: Limits) -> None:
         self._site = site
         self._calls = calls
         self._backlog = backlog
         self._meter = site.meter
+        self._limits = limits
         # Whether an attempt that ended well leaves nothing to do but to see to its resource, and to answer.
         self.is_direct = False
         self.may_be_direct = False  # as far as the settings say
@@ -138,8 +130,6 @@ class Outcomes(Owner, Generic[R]):
             self._meter.retried += 1
             self._site.collect("record_retry")
             extras = extras_of(task)
-            if extras.limit is not None:
-                extras.limit.cancel()
             extras.returned_at = finished + delay
             task.worker = None
             name, attempts = name_of(task.fn), task.attempts
@@ -198,17 +188,9 @@ class Outcomes(Owner, Generic[R]):
         if task.state is not RUNNING or self._site.config.cancel_on_abandon:
             self.cancel(task)
 
-    def deadline(self, task: Task[Any], at: float, seconds: float) -> None:
-        """Time it out at `at`, `seconds` after its call. Never switches."""
-        message = f"did not answer within {seconds:g} s"
-        extras_of(task).deadline = self._site.deadlines.at(at, lambda: self.time_out(task, message))
-
-    def begin(self, task: Task[Any]) -> None:
+    def begin(self, worker: Attempting, task: Task[Any]) -> None:
         """An attempt begins: time it out after `task_timeout`, and let the watch know. Never switches."""
-        seconds = self._site.config.task_timeout
-        if seconds is not None:
-            message = f"ran longer than {seconds:g} s"
-            extras_of(task).limit = self._site.deadlines.after(seconds, lambda: self.time_out(task, message))
+        self._limits.begin_attempt(worker)
         self.on_begin(task)
 
     def soon(self, task: Task[Any]) -> None:

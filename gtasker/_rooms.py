@@ -18,6 +18,7 @@ from gtasker._door import Door
 from gtasker._joining import Joining
 from gtasker._judging import Judge
 from gtasker._lending import Lending
+from gtasker._limits import Limits
 from gtasker._loan import Resource
 from gtasker._outcomes import Outcomes
 from gtasker._returning import Returning
@@ -40,7 +41,8 @@ class Rooms(Generic[R]):
         self.judge: Judge[R] = Judge(self.site, self.calls, self.stock.records)
         self.backlog: Backlog[R] = Backlog(self.site, self.stock, self.judge)
         self.door: Door[R] = Door(self.site, self.backlog)
-        self.outcomes: Outcomes[R] = Outcomes(self.site, self.calls, self.backlog)
+        self.limits = Limits(self.site.deadlines, config.task_timeout)
+        self.outcomes: Outcomes[R] = Outcomes(self.site, self.calls, self.backlog, self.limits)
         self.joining: Joining[R] = Joining(self.backlog, self.door, self.outcomes)
         self.crew: Crew[R] = Crew(self.site, self.stock, self.backlog, self.outcomes)
         self.deadlocks: Deadlocks[R] = Deadlocks(self.crew)
@@ -68,8 +70,10 @@ class Rooms(Generic[R]):
         crew.make_worker = self._make_worker
         crew.pass_on = self.returning.pass_on
         crew.is_needed = self.deadlocks.is_needed
+        self.limits.time_out = outcomes.time_out
         outcomes.on_settled = self.joining.on_settled
-        outcomes.on_begin = self.watch.begin
+        if self.site.config.hub_blocked_after is not None:
+            outcomes.on_begin = self.watch.begin
         outcomes.on_wait = self.deadlocks.begin_wait
         outcomes.on_timed_wait = self.deadlocks.begin_timed_wait
         outcomes.on_waited = self.deadlocks.end_wait

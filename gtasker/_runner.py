@@ -6,6 +6,7 @@ Invariant: making a `Runner` creates nothing; every call finds a core that belon
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -114,30 +115,31 @@ class Runner(Observed[R]):
         join the task with that key. Raises RunnerStoppedError, QueueFullError, MaxRetriesExceededError and so on.
         """
         core = self._core
-        if core is None or timeout is not None or key is not None or not callable(fn):
+        if core is None or key is not None or (timeout is not None and not timeout > 0) or not callable(fn):
             return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
         site, backlog, desk = core.site, core.backlog, core.desk
-        caller, turn = getcurrent(), site.turn
-        if site.home != get_ident() or caller is site.hub or not desk.is_plain or type(caller) is Worker:
+        caller, is_open = getcurrent(), desk.is_plain or desk.may_pass()
+        if site.home != get_ident() or caller is site.hub or not is_open or type(caller) is Worker:
             return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
+        turn, make_context = site.turn, desk.make_context
         task: Task[T] = Task()
         task.fn, task.args = fn, args
-        make_context = desk.make_context
         task.context = make_context()
         task.priority, task.once = priority, once
         now = task.queued_at = monotonic()
         task.seq = backlog.last  # who came last before it: that is its place, should it have to be tried again
         task.state, task.attempts = QUEUED, 0
         task.waiter = caller
-        task.worker = task.lane = task.extras = task.owner = None
+        task.worker = task.lane = task.extras = task.owner = task.deadline = None
         site.meter.arrived += 1
+        if timeout is not None:
+            core.limits.begin_task(task, timeout)
         try:
             if backlog.idle and not turn.woken and turn.left > 0 and not backlog.waiting:
                 # Nobody is in line, or woken and not yet run, who would be overtaken: hand over by a direct switch.
                 resource = backlog.idle[-1].resource
-                if (now < resource.good_until and now - resource.idle_since < core.judge.patience) or (
-                    core.lending.is_fit(resource, now)
-                ):
+                is_known = now < resource.good_until and now - resource.idle_since < core.judge.patience
+                if is_known or core.lending.is_fit(resource, now):
                     worker = backlog.idle.pop()
                     worker.attempt, worker.started_at = task, now
                     worker.switch()
@@ -188,8 +190,7 @@ class Runner(Observed[R]):
         core = self._core
         is_plain = timeout is None and key is None and callback is None and callable(fn)
         if core is not None and is_plain and core.site.home == get_ident() and core.desk.is_plain:
-            task: Task[T] = core.desk.make(fn, args, priority, once)
-            task.owner = core.outcomes
+            task: Task[T] = core.desk.make(fn, args, priority, once, core.outcomes)
             core.backlog.push(task)
             core.site.meter.arrived += 1
             return task
@@ -287,11 +288,9 @@ class Runner(Observed[R]):
     def _in_flight(
         self, fn: Callable[[R, Item], T], items: Iterable[Item], priority: int, once: bool, timeout: float | None
     ) -> Generator[tuple[int, Task[T]], None, None]:
-        def submit(item: Item) -> Task[T]:
-            return self.submit(fn, item, priority=priority, once=once, timeout=timeout)
-
         core = self._here()
         core.admission.enter()
+        submit = partial(cast("Any", self.submit), fn, priority=priority, once=once, timeout=timeout)
         return in_flight(submit, items, 2 * core.crew.maximum, core.deadlocks)
 
 

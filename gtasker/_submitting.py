@@ -17,7 +17,7 @@ from gtasker._admission import check_timeout
 from gtasker._extras import DONE, QUEUED
 from gtasker._joining import Joined
 from gtasker._rooms import Rooms
-from gtasker._task import Task, extras_of
+from gtasker._task import Owner, Task, extras_of
 
 R = TypeVar("R")
 
@@ -32,6 +32,7 @@ class Submitting(Generic[R]):
         self._backlog = rooms.backlog
         self._door = rooms.door
         self._outcomes = rooms.outcomes
+        self._limits = rooms.limits
         self._joining = rooms.joining
         self._asking = rooms.asking
         # Whether a task may be pushed with no more ado: the backlog has no bound, and the backend is not down.
@@ -44,6 +45,11 @@ class Submitting(Generic[R]):
     def refresh(self) -> None:
         """Say anew whether `is_plain` holds. Never switches."""
         self.is_plain = self._site.config.max_queued is None and not self._stock.is_down
+
+    def may_pass(self) -> bool:
+        """Whether a bounded backlog has room beyond doubt, and nobody waits before it. Never switches."""
+        most = self._site.config.max_queued
+        return self._backlog.fresh < (most or 0) and not self._door.knocking.live and not self._stock.is_down
 
     def queue(self, fn: Any, args: tuple[Any, ...], priority: int, once: bool, timeout: float | None, key: Any) -> Any:
         """Accept, wait for the answer, return or raise it. Switches."""
@@ -94,8 +100,8 @@ class Submitting(Generic[R]):
         finally:
             del task  # a failure knows this frame
 
-    def make(self, fn: Any, args: tuple[Any, ...], priority: int, once: bool) -> Task[Any]:
-        """A task, not accepted yet. Never switches."""
+    def make(self, fn: Any, args: tuple[Any, ...], priority: int, once: bool, owner: Owner | None = None) -> Task[Any]:
+        """A task, not accepted yet; `owner` answers for its handle. Never switches."""
         task: Task[Any] = Task()
         task.fn = fn
         task.args = args
@@ -106,7 +112,8 @@ class Submitting(Generic[R]):
         task.queued_at = monotonic()
         task.state = QUEUED
         task.seq = task.attempts = 0
-        task.waiter = task.worker = task.lane = task.extras = task.owner = None
+        task.owner = owner
+        task.waiter = task.worker = task.lane = task.extras = task.deadline = None
         return task
 
     def _accept(
@@ -127,11 +134,9 @@ class Submitting(Generic[R]):
             raise TypeError(f"a callback must be callable, not {callback!r}")
         if key is not None:
             return self._accept_shared(fn, args, priority, once, timeout, key, callback)
-        task = self.make(fn, args, priority, once)
-        if has_handle:
-            task.owner = self._outcomes
-            if callback is not None:
-                extras_of(task).callbacks.append(callback)
+        task = self.make(fn, args, priority, once, self._outcomes if has_handle else None)
+        if callback is not None:
+            extras_of(task).callbacks.append(callback)
         self._take_in(task, timeout)
         return task
 
@@ -167,7 +172,7 @@ class Submitting(Generic[R]):
             if timeout <= 0:
                 self._outcomes.time_out(task, f"did not answer within {timeout:g} s")
                 return
-            self._outcomes.deadline(task, task.queued_at + timeout, timeout)
+            self._limits.begin_task(task, timeout)
         if self._stock.is_down:
             self._outcomes.refuse(task, self._asking.unavailable())
             return

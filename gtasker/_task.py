@@ -23,6 +23,8 @@ from gtasker._extras import DONE, FAILED, Extras, TaskState, name_of
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from gtasker._timeouts import Wait
+
 T = TypeVar("T")
 
 
@@ -74,6 +76,7 @@ class Task(Generic[T]):
         "args",
         "attempts",
         "context",
+        "deadline",
         "extras",
         "fn",
         "lane",
@@ -101,6 +104,7 @@ class Task(Generic[T]):
     waiter: Any
     worker: Any  # whose attempt it is, or was
     extras: Extras | None
+    deadline: Wait[Task[Any]] | None  # when it times out
 
     def ready(self) -> bool:
         """Whether it has answered. Never switches."""
@@ -231,15 +235,16 @@ class Task(Generic[T]):
 
     def let_go(self) -> None:
         """Drop what it was to call, and what it held in the runner. Never switches."""
-        self.fn = self.context = None  # type: ignore[assignment]
+        self.fn = self.context = self.worker = None  # type: ignore[assignment]
         self.args = ()
-        self.worker = None
-        extras = self.extras
-        if extras is not None:
-            for entry in (extras.deadline, extras.limit):
-                if entry is not None:
-                    entry.cancel()
-            extras.deadline = extras.limit = None
+        if self.deadline is not None:
+            self.disarm()
+
+    def disarm(self) -> None:
+        """It answered in time, or never will. Never switches."""
+        deadline, self.deadline = self.deadline, None
+        if deadline is not None:
+            deadline.end()
 
     def wake(self) -> None:
         """Wake who waits, if it still does, then call the links. In the hub. Switches to who waits, and back."""

@@ -22,26 +22,40 @@ _GONE = 16
 _KEPT = 16
 
 
+class Wait(Generic[T]):
+    """`who` waits until `when` at most; None waits no more. Made without `__init__`, as whatever is made often."""
+
+    __slots__ = ("length", "when", "who")
+
+    who: T | None
+    when: float
+    length: Length[T]
+
+    def end(self) -> None:
+        """Wait no more; to be called once. Never switches."""
+        self.who = None
+        length = self.length
+        length.live -= 1
+        line = length.line
+        if line and line[0] is self:  # as a rule, for who waits longest is served first
+            line.popleft()
+        elif len(line) > 2 * length.live + _GONE:
+            length.line = deque(wait for wait in line if wait.who is not None)
+        if not length.live:
+            length.rest()
+
+
 class Timeouts(Generic[T]):
     """The time-outs of one kind: `expire(who, seconds)` is called for each who waits for too long.
 
-    `has_ended(who)` says who waits no more. With `holds` the loop goes on while somebody waits, and not for longer.
+    The loop goes on while somebody waits, if it is the alarm's to hold it, and not for longer.
     """
 
-    __slots__ = ("_lengths", "_most", "alarm", "expire", "has_ended", "holds")
+    __slots__ = ("_lengths", "_most", "alarm", "expire")
 
-    def __init__(
-        self,
-        alarm: Alarm,
-        has_ended: Callable[[T], bool],
-        expire: Callable[[T, float], object],
-        *,
-        holds: bool = False,
-    ) -> None:
+    def __init__(self, alarm: Alarm, expire: Callable[[T, float], object]) -> None:
         self.alarm = alarm
-        self.has_ended = has_ended
         self.expire = expire
-        self.holds = holds
         self._lengths: dict[float, Length[T]] = {}
         self._most = _KEPT  # with more than these, the ones that nobody waits for are forgotten
 
@@ -50,55 +64,64 @@ class Timeouts(Generic[T]):
         length = self._lengths.get(seconds)
         if length is None:
             if len(self._lengths) >= self._most:
-                self._lengths = {each: length for each, length in self._lengths.items() if length.live}
+                self._forget()
                 self._most = max(_KEPT, 2 * len(self._lengths))
             length = self._lengths[seconds] = Length(self, seconds)
         return length
+
+    def _forget(self) -> None:
+        for length in self._lengths.values():
+            if not length.live:
+                length.close()
+        self._lengths = {each: length for each, length in self._lengths.items() if length.live}
 
 
 class Length(Generic[T]):
     """Those who wait for at most `seconds`."""
 
-    __slots__ = ("_entry", "_kind", "_line", "live", "seconds")
+    __slots__ = ("_entry", "_kind", "line", "live", "seconds")
 
     def __init__(self, kind: Timeouts[T], seconds: float) -> None:
         self.seconds = seconds
         self.live = 0  # how many wait
+        self.line: deque[Wait[T]] = deque()  # those who wait, and some who have ended
         self._kind = kind
-        self._line: deque[tuple[float, T]] = deque()  # those who wait, and some who have ended
         self._entry: Entry | None = None
 
-    def begin(self, who: T, now: float) -> None:
-        """`who` waits from now on; each `begin` needs an `end`. Never switches."""
-        line = self._line
-        line.append((now + self.seconds, who))
+    def begin(self, who: T, now: float) -> Wait[T]:
+        """`who` waits from now on; what is returned has to be ended. Never switches."""
+        wait: Wait[T] = Wait()
+        wait.who = who
+        wait.when = now + self.seconds
+        wait.length = self
+        self.line.append(wait)
         self.live += 1
         if self._entry is None:
-            self._entry = self._kind.alarm.at(line[0][0], self._ring)
+            self._entry = self._kind.alarm.at(self.line[0].when, self._ring)
+        elif self.live == 1:
+            self._entry.hold()
+        return wait
 
-    def end(self, who: T) -> None:
-        """`who` waits no more, and `has_ended` says so. Never switches."""
-        self.live -= 1
-        line = self._line
-        if line and line[0][1] is who:  # as a rule, for who waits longest is served first
-            line.popleft()
-        elif len(line) > 2 * self.live + _GONE:
-            has_ended = self._kind.has_ended
-            self._line = line = deque(item for item in line if not has_ended(item[1]))
-        if not self.live:
-            line.clear()
-            if self._kind.holds and self._entry is not None:
-                self._entry.cancel()
-                self._entry = None
+    def rest(self) -> None:
+        """Nobody waits; as a rule somebody soon will, so the entry stays, and lets the loop end. Never switches."""
+        self.line.clear()
+        if self._entry is not None:
+            self._entry.release()
+
+    def close(self) -> None:
+        """Nobody waits, or will. Never switches."""
+        if self._entry is not None:
+            self._entry.cancel()
+            self._entry = None
 
     def _ring(self) -> None:
         self._entry = None
-        now, has_ended = monotonic(), self._kind.has_ended
+        now = monotonic()
         try:
-            while self._line and (self._line[0][0] <= now or has_ended(self._line[0][1])):
-                _, who = self._line.popleft()
-                if not has_ended(who):
+            while self.line and (self.line[0].who is None or self.line[0].when <= now):
+                who = self.line.popleft().who
+                if who is not None:
                     self._kind.expire(who, self.seconds)
         finally:  # who is woken may raise, and others still wait
-            if self._line and self._entry is None:
-                self._entry = self._kind.alarm.at(self._line[0][0], self._ring)
+            if self.line and self._entry is None:
+                self._entry = self._kind.alarm.at(self.line[0].when, self._ring)

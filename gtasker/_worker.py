@@ -26,6 +26,7 @@ from gtasker._metrics import FOLD_AT
 from gtasker._outcomes import Outcomes, waiting_since
 from gtasker._site import Site
 from gtasker._task import Task
+from gtasker._timeouts import Wait
 
 if TYPE_CHECKING:
 
@@ -55,6 +56,7 @@ class Worker(_Greenlet, Generic[R]):
         "caring",
         "dismissed",
         "judged",
+        "limit",
         "resource",
         "started_at",
         "struck",
@@ -70,6 +72,7 @@ class Worker(_Greenlet, Generic[R]):
         self.resource: Resource[R] | None = None
         self.started_at = 0.0  # of the attempt; set by who gives it
         self.judged: Task[Any] | None = None  # its error is before check_health; it may have to be tried again
+        self.limit: Wait[Any] | None = None  # of the attempt
         self.struck: BaseException | None = None  # what was thrown into the attempt
         self.caring = False  # for its resource, in a hook
         self.cared_at = 0.0  # since when
@@ -101,15 +104,14 @@ class Worker(_Greenlet, Generic[R]):
                     return
                 continue
             resource = self.resource
-            task.state = RUNNING
-            task.worker = self
+            task.state, task.worker = RUNNING, self
             task.attempts += 1
             started = self.started_at
             turn.left -= 1
             if turn.left <= 0 or started > turn.until:
                 self._count(started)
             if begin is not None:
-                begin(task)
+                begin(self, task)
             try:
                 if task.args:
                     value: Any = task.context.run(task.fn, resource.value, *task.args)
@@ -119,6 +121,8 @@ class Worker(_Greenlet, Generic[R]):
                 self._failed(task, error)
                 continue
             self.attempt = None
+            if self.limit is not None or task.deadline is not None:
+                self._disarm(task)
             finished = resource.idle_since = monotonic()
             if finished > turn.until:
                 self._count(finished)
@@ -140,8 +144,7 @@ class Worker(_Greenlet, Generic[R]):
             waiter = task.waiter
             if waiter is None or backlog.waiting or woken or task.owner is not None:
                 if task.owner is not None:  # its handle may be kept for long
-                    task.fn = task.context = task.worker = None  # type: ignore[assignment]
-                    task.args = ()
+                    task.let_go()
                 if waiter is not None:
                     woken.append(task)
                     if not turn.scheduled:
@@ -213,10 +216,22 @@ class Worker(_Greenlet, Generic[R]):
             verdict = self._care(judge.reset, resource, finished)
         self._done(resource, verdict if isinstance(verdict, DestroyReason) else None)
 
+    def _disarm(self, task: Task[Any]) -> None:
+        # It is answered in this step, or was already.
+        self.end_limit()
+        task.disarm()
+
+    def end_limit(self) -> None:
+        """The attempt is over, or its worker. Never switches."""
+        limit, self.limit = self.limit, None
+        if limit is not None:
+            limit.end()
+
     def _failed(self, task: Task[Any], error: BaseException) -> None:
         if self._site.forked:
             self._rest_in_child()
         self.attempt = None
+        self.end_limit()
         resource = self.resource
         assert resource is not None
         site, outcomes, started = self._site, self._outcomes, self.started_at

@@ -30,7 +30,7 @@ FLOORS = {
     for floor, rooms in {
         6: "__init__",
         5: "_closing _core _mapping _observed _rooms _runner _submitting _upkeep _views",
-        4: "_admission _asking _crew _deadlock _joining _lending _outcomes _returning _watch _worker",
+        4: "_admission _asking _crew _deadlock _joining _lending _limits _outcomes _returning _watch _worker",
         3: "_backlog _calls _gathering _door _judging _site _stock",
         2: "_alarm _config _errands _extras _line _loan _scaling _task _timeouts _turn",
         1: "errors events _checks _events _forks _histogram _lifecycle _metrics _snapshots",

@@ -20,11 +20,14 @@ from benchmarks.naive import plain_worker
 from benchmarks.ours import noop, running
 
 WORKERS = 10
+LONG = 60.0  # seconds
 MOST_THREADS = 100
 """More callers than this are not asked of real threads: they would measure the kernel's scheduler."""
 
 REFERENCE = "plain PriorityQueue worker"
 OURS = "gtasker queue_task"
+LIMITED = "gtasker queue_task, with every limit"
+"""A bound on what waits, a time-out for each call, and one for each attempt: none is reached."""
 
 
 def one_caller(effort: Effort) -> Result:
@@ -46,12 +49,14 @@ def _beside_all(effort: Effort, callers: int, target: Target) -> Result:
     with ExitStack() as stack:
         worker = stack.enter_context(plain_worker(WORKERS))
         runner = stack.enter_context(running(WORKERS))
+        limited = stack.enter_context(running(WORKERS, max_queued=10 * callers, task_timeout=LONG))
         executor = stack.enter_context(ThreadPoolExecutor(WORKERS))
         pool, threads = Pool(WORKERS), ThreadPool(WORKERS)
         stack.callback(threads.kill)
         calls: dict[str, Callable[[], object]] = {
             REFERENCE: partial(worker.call, noop),
             OURS: partial(runner.queue_task, noop),
+            LIMITED: partial(limited.queue_task, noop, timeout=LONG),
             "gevent Pool.apply": partial(pool.apply, noop, (None,)),
             "ThreadPoolExecutor, patched": lambda: executor.submit(noop, None).result(),
             "gevent ThreadPool.apply": partial(threads.apply, noop, (None,)),
@@ -63,6 +68,7 @@ def _beside_all(effort: Effort, callers: int, target: Target) -> Result:
             contenders.append(Contender("ThreadPoolExecutor, real threads", real, at_least=least))
         result = interleave(contenders, effort)
     result.cost(OURS, REFERENCE, target)
-    for contender in contenders[2:]:
+    result.cost(LIMITED, REFERENCE)
+    for contender in contenders[3:]:
         result.cost(OURS, contender.name)
     return result

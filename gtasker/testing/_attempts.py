@@ -80,7 +80,7 @@ class Attempts(Generic[R]):
                 copy.lend(LeaseKind.WORKER, task.name, task.priority)
                 return copy
             blocking = at_work if len(at_work) >= self.workers else self._shelf.out
-            if not self._wait_for(blocking, task.deadline):
+            if not self._wait_for(blocking, task.ends_by):
                 if task.limit is None:
                     raise WouldDeadlockError(f"{task.name} waits for what only its caller could give back")
                 raise self._late(task)
@@ -122,7 +122,7 @@ class Attempts(Generic[R]):
 
     def _limit_of(self, task: ImmediateTask[Any], now: float) -> float | None:
         own = self._config.task_timeout
-        left = None if task.deadline is None else max(0.0, task.deadline - now)
+        left = None if task.ends_by is None else max(0.0, task.ends_by - now)
         return min((limit for limit in (own, left) if limit is not None), default=None)
 
     def _failed(
@@ -154,7 +154,7 @@ class Attempts(Generic[R]):
                 self._emit(TaskTimedOut, task=task.name)
 
     def _late(self, task: ImmediateTask[Any]) -> TaskTimeoutError:
-        if task.deadline is not None and monotonic() >= task.deadline:
+        if task.ends_by is not None and monotonic() >= task.ends_by:
             return TaskTimeoutError(f"{task.name} did not answer within {task.limit:g} s")
         if self._config.task_timeout is not None and task.attempts:
             return TaskTimeoutError(f"{task.name} ran longer than {self._config.task_timeout:g} s")

@@ -32,7 +32,7 @@ class ImmediateTask(Task[T]):
         self.state = TaskState.QUEUED
         self.attempts = 0
         self.key = key
-        self.deadline = None if timeout is None else self.queued_at + timeout
+        self.ends_by = None if timeout is None else self.queued_at + timeout
         self.limit = timeout
         self.runs_in: Any = None  # the greenlet
         self.on_cancel: Callable[[ImmediateTask[Any]], object] = lambda task: None

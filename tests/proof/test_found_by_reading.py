@@ -192,7 +192,7 @@ def test_many_waits_of_different_lengths_cost_no_look_at_each_other(monkeypatch:
             looks += len(self)
             return super().items()
 
-    timeouts: Timeouts[int] = Timeouts(_Bell(), lambda who: False, lambda who, seconds: None)  # type: ignore[arg-type]
+    timeouts: Timeouts[int] = Timeouts(_Bell(), lambda who, seconds: None)  # type: ignore[arg-type]
     timeouts._lengths = CountedDict()
     for who in range(1000):
         timeouts._lengths = CountedDict(timeouts._lengths)
@@ -210,7 +210,7 @@ def test_the_others_still_time_out_when_one_who_is_woken_raises() -> None:
         if who == "first":
             raise MuteError
 
-    timeouts: Timeouts[str] = Timeouts(bell, ended.__contains__, expire)  # type: ignore[arg-type]
+    timeouts: Timeouts[str] = Timeouts(bell, expire)  # type: ignore[arg-type]
     length = timeouts.of(1.0)
     for who in ("first", "second"):
         length.begin(who, 0.0)

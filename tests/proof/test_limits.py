@@ -1,0 +1,201 @@
+"""Time-outs that were not needed: they cost no switch, keep nothing alive, and are over with what they were for.
+
+Invariant: each test says what is left of a limit after the task or the attempt that it was for has ended.
+"""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakSet
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from gtasker import Runner
+from gtasker._alarm import Alarm
+from gtasker._timeouts import Timeouts
+from gtasker.errors import QueueFullError, TaskTimeoutError
+from tests.conftest import MakeRunner
+from tests.ledger import Ledger
+from tests.proof.test_counts import CALLS, answer, count_calls, count_switches, least
+
+LONG = 60.0
+FUNCTIONS = {"a deadline": 14, "a bound": 3, "a limit of attempts": 16}
+
+
+class Value:
+    """What a task may answer with, and can be missed."""
+
+
+@pytest.fixture
+def alarm() -> Iterator[Alarm]:
+    """One that nothing else uses, and that the loop goes on for."""
+    alarm = Alarm(gevent.get_hub(), ref=True)
+    yield alarm
+    alarm.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "limits", "what"),
+    [
+        ({}, {"timeout": LONG}, "a deadline"),
+        ({"max_queued": 5}, {}, "a bound"),
+        ({"task_timeout": LONG}, {}, "a limit of attempts"),
+    ],
+    ids=FUNCTIONS,
+)
+def test_a_limit_costs_no_switch(ledger: Ledger, options: dict[str, Any], limits: dict[str, Any], what: str) -> None:
+    runner: Runner[Any] = Runner(**ledger.options(), worker_count=1, resource_pool_size=0, **options)
+    with runner:
+
+        def call() -> Any:
+            return runner.queue_task(answer, **limits)
+
+        assert least(lambda: count_switches(call)) == {"direct": 2 * CALLS}
+        entered = least(lambda: count_calls(call))
+
+    assert sum(entered.values()) <= FUNCTIONS[what], entered
+
+
+def test_nothing_is_kept_of_what_answered_in_time_behind_one_that_still_waits(ledger: Ledger) -> None:
+    release, alive = Event(), WeakSet[Value]()
+
+    def make(_: object) -> Value:
+        value = Value()
+        alive.add(value)
+        return value
+
+    runner: Runner[Any] = Runner(**ledger.options(), worker_count=2, resource_pool_size=0)
+    with runner:
+        first = runner.submit(lambda _: release.wait(LONG), timeout=LONG)
+        gevent.idle()
+        for _ in range(20):
+            runner.queue_task(make, timeout=LONG)
+            runner.submit(make, timeout=LONG).get()
+        gevent.idle()  # the hub is still where it woke this greenlet for the last answer
+        gc.collect()
+
+        assert not alive
+        release.set()
+        assert first.get(timeout=LONG)
+
+
+def test_a_deadline_outlives_its_caller_with_his_attempt(make_runner: MakeRunner) -> None:
+    runner = make_runner(worker_count=1, resource_pool_size=0)
+    begun, ended = Event(), Event()
+
+    def attempt(_: object) -> None:
+        begun.set()
+        try:
+            gevent.sleep(LONG)
+        finally:
+            ended.set()
+
+    caller = gevent.spawn(lambda: runner.queue_task(attempt, timeout=0.1))
+    assert begun.wait(LONG)
+    caller.kill()
+
+    assert ended.wait(LONG), "the deadline interrupts what runs for nobody"
+    assert runner.metrics().total_tasks_timed_out == 1
+    assert runner.queue_task(answer) == 1
+
+
+def test_the_limit_of_an_attempt_is_over_with_it(make_runner: MakeRunner) -> None:
+    limit = 0.2
+    runner = make_runner(
+        worker_count=1,
+        resource_pool_size=0,
+        task_timeout=limit,
+        max_retries=1,
+        retry_backoff=(0.0, 0.0),
+        check_health=lambda error: False,
+    )
+    attempts = iter([OSError("unhealthy"), None])
+
+    def attempt(_: object) -> str:
+        gevent.sleep(0.6 * limit)
+        error = next(attempts)
+        if error is not None:
+            raise error
+        return "in its own time"
+
+    assert runner.queue_task(attempt) == "in its own time"
+    with pytest.raises(TaskTimeoutError):
+        runner.queue_task(lambda _: gevent.sleep(LONG))
+
+
+def test_a_bound_holds_for_those_who_come_one_after_another(make_runner: MakeRunner) -> None:
+    runner = make_runner(worker_count=1, resource_pool_size=0, max_queued=2, enqueue_timeout=0)
+    runner.queue_task(answer)
+    release = Event()
+    callers = [gevent.spawn(lambda: runner.queue_task(lambda _: release.wait(LONG))) for _ in range(3)]
+    gevent.idle()
+
+    with pytest.raises(QueueFullError):
+        runner.queue_task(answer)
+    assert runner.stats().queued_tasks == 2
+
+    release.set()
+    assert len(gevent.joinall(callers, timeout=LONG, raise_error=True)) == len(callers)
+    assert runner.queue_task(answer) == 1
+
+
+def test_the_loop_goes_on_for_those_who_wait_and_no_longer(alarm: Alarm) -> None:
+    expired: list[str] = []
+    timeouts: Timeouts[str] = Timeouts(alarm, lambda who, seconds: expired.append(who))
+    length = timeouts.of(LONG)
+
+    for _ in range(2):
+        waits = [length.begin(who, 0.0) for who in ("first", "second")]
+        assert _holds(alarm)
+        for wait in waits:
+            assert _holds(alarm)
+            wait.end()
+        assert not _holds(alarm)
+
+    assert len(alarm) == 1, "the entry stays, for whoever comes next"
+    assert not expired
+
+
+@pytest.mark.parametrize("end", ["cancel", "close"])
+def test_an_entry_holds_the_loop_once_however_often_it_is_asked_to(alarm: Alarm, end: str) -> None:
+    entry, other = alarm.after(LONG, lambda: None), alarm.after(LONG, lambda: None)
+
+    entry.hold()
+    other.release()
+    other.release()
+    assert _holds(alarm)
+    entry.release()
+    assert not _holds(alarm)
+    entry.hold()
+    assert _holds(alarm)
+    alarm.close() if end == "close" else entry.cancel()
+    assert not _holds(alarm)
+    entry.hold()
+    assert not _holds(alarm), "it will not be called"
+
+
+def _holds(alarm: Alarm) -> bool:
+    return alarm._timer is not None and bool(alarm._timer.ref)
+
+
+LOOP = """
+import gevent
+from gtasker import Runner
+runner = Runner(worker_count=1, on_create=object, on_destroy=lambda _: None, task_timeout=1000)
+for _ in range(3):
+    assert runner.queue_task(lambda _: "in time", timeout=1000) == "in time"
+    assert runner.submit(lambda _: "in time", timeout=1000).get() == "in time"
+gevent.wait()
+print("waited")
+"""
+
+
+def test_limits_that_were_not_needed_let_the_loop_end() -> None:
+    done = subprocess.run([sys.executable, "-c", LOOP], check=False, capture_output=True, text=True, timeout=LONG)
+    assert "waited" in done.stdout, done.stderr
