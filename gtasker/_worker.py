@@ -218,6 +218,8 @@ class Worker(_Greenlet, Generic[R]):
 
     def _disarm(self, task: Task[Any]) -> None:
         # It is answered in this step, or was already.
+        if self._site.forked:
+            self._rest_in_child()
         self.end_limit()
         task.disarm()
 
