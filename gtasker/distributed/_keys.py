@@ -72,6 +72,10 @@ class Keys:
         """The message has its answer, or was not sent. Switches."""
         self._forget(keys=[self._name(key)], args=[_claimed(message_id), _sent(message_id)])
 
+    def forget_with(self, pipe: Any, key: str, message_id: str) -> None:
+        """As `forget`, with what else is done in `pipe`. Never switches."""
+        pipe.eval(_FORGET, 1, self._name(key), _claimed(message_id), _sent(message_id))
+
     def _name(self, key: str) -> str:
         return f"{self._namespace}:{key}"
 

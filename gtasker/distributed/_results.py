@@ -1,6 +1,7 @@
 """Dramatiq's results, with what an exception needs to be raised again as its own class.
 
-Invariant: what is stored can be read by Dramatiq's own `get_result` as well.
+Invariant: what is stored can be read by Dramatiq's own `get_result` as well; and in the step in which a message has its
+answer its key is free, so whoever has heard it can ask anew.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 
     import redis
 
+    from gtasker.distributed._keys import Keys
+
 _CANARY = "dramatiq.results.Result"
 _OURS = "gtasker"
+KEY = "gtasker_key"
+"""The option of a message that has a key: the key."""
 UNBEGUN = "gtasker_unbegun"
 """The option of a message that counts the tries which found no resource; Dramatiq counts them as retries."""
 
@@ -29,17 +34,16 @@ UNBEGUN = "gtasker_unbegun"
 class Results(RedisBackend):  # type: ignore[misc]  # the base has no types
     """The result backend of a `DramatiqEngine`."""
 
-    def __init__(self, client: redis.Redis, namespace: str, tasks: Mapping[str, Work]) -> None:
+    def __init__(self, client: redis.Redis, namespace: str, tasks: Mapping[str, Work], keys: Keys) -> None:
         super().__init__(client=client, namespace=namespace, use_namespace_prefix_keys=True)
         self._tasks = tasks
+        self._keys = keys
         self.unstored: set[str] = set()
         """The messages whose result could not be stored yet."""
 
     def store_result(self, message: Any, result: Any, ttl: int) -> None:
         """Store it."""
-        self.unstored.add(message.message_id)
-        super().store_result(message, result, ttl)
-        self.unstored.discard(message.message_id)
+        self._answer(message, result, ttl)
 
     def store_exception(self, message: Any, exception: BaseException, ttl: int) -> None:
         """Store it with its module, arguments and traceback."""
@@ -48,8 +52,18 @@ class Results(RedisBackend):  # type: ignore[misc]  # the base has no types
         spent = task is not None and tries > 1 and is_worth_another(task, exception)
         told = describe(exception, tries if spent else None)
         stored = {"__t": _CANARY, "exn": {"type": told["type"], "msg": told["message"], _OURS: told}}
+        self._answer(message, stored, ttl)
+
+    def _answer(self, message: Any, stored: Any, ttl: int) -> None:
+        name = self.build_message_key(message)
         self.unstored.add(message.message_id)
-        self._store(self.build_message_key(message), stored, ttl)
+        with self.client.pipeline() as pipe:  # a transaction
+            pipe.delete(name)
+            pipe.lpush(name, self.encoder.encode(stored))
+            pipe.pexpire(name, ttl)
+            if key := message.options.get(KEY):
+                self._keys.forget_with(pipe, key, message.message_id)
+            pipe.execute()
         self.unstored.discard(message.message_id)
 
     def ask(self, handles: Sequence[RemoteTask[Any]]) -> list[bytes | None]:

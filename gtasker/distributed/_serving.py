@@ -20,11 +20,9 @@ from gevent import Greenlet, monkey
 from gtasker import Runner, StartError
 from gtasker.distributed._keys import Keys
 from gtasker.distributed._patience import Patience, wait_for_connections
-from gtasker.distributed._results import Results
+from gtasker.distributed._results import KEY, Results
 
 _log = logging.getLogger("gtasker.distributed")
-KEY = "gtasker_key"
-"""The option of a message that has its key."""
 _ALWAYS = 1_000_000  # of a million
 _SWEEPS = 4  # in the time after which a silent process counts as dead
 _LAST_PATIENCE = 30.0  # seconds that a process which is being stopped goes on trying to reach Redis
@@ -94,7 +92,7 @@ class RunnerMiddleware(Middleware):
     def after_process_message(
         self, broker: Any, message: Any, *, result: Any = None, exception: BaseException | None = None
     ) -> None:
-        """Let go of the key of a message that has its answer, before the message itself goes. Switches."""
+        """Answer a message that has failed, and let go of its key also if nothing can be stored. Switches."""
         if exception is not None and message.failed:
             # Dramatiq stores it after the message is gone; if this process died in between, nobody would ever answer.
             self._parts.results.store_exception(message, exception, self._parts.result_ttl)

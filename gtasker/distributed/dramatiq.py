@@ -36,8 +36,8 @@ from gtasker.distributed._keys import Keys
 from gtasker.distributed._patience import Patience, connect
 from gtasker.distributed._poller import Poller
 from gtasker.distributed._queues import queue_of
-from gtasker.distributed._results import UNBEGUN, Results
-from gtasker.distributed._serving import KEY, Parts, RunnerMiddleware
+from gtasker.distributed._results import KEY, UNBEGUN, Results
+from gtasker.distributed._serving import Parts, RunnerMiddleware
 from gtasker.distributed.errors import EngineUnavailableError
 
 __all__ = ["DramatiqEngine", "RunnerMiddleware"]
@@ -78,8 +78,8 @@ class DramatiqEngine:
         self.client = connect(url, connections, patience)
         self._namespace = namespace
         self.result_ttl = int(result_ttl * 1000)
-        self.results = Results(self.client, f"{namespace}-results", self.tasks)
         self.keys = Keys(self.client, f"{namespace}-keys", key_ttl)
+        self.results = Results(self.client, f"{namespace}-results", self.tasks, self.keys)
         self._poller = Poller(self.results.ask, self.results.settle)
         parts = Parts(self.client, patience, self.keys, self.results, self.result_ttl, int(idle_poll * 1000))
         self.broker = RedisBroker(  # type: ignore[no-untyped-call]

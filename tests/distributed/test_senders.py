@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import redis
+from dramatiq import Message
 
 from gtasker import MaxRetriesExceededError
 from gtasker.distributed import AlreadyBegunError, EngineUnavailableError
+from gtasker.distributed._results import KEY
 from gtasker.distributed.dramatiq import DramatiqEngine
 from tests.distributed._app import App, make_runner
 from tests.distributed._workers import PATIENCE, Site, WorkerProcess, dramatiq_worker, new_name, scene, workers
@@ -44,6 +47,25 @@ def test_tasks_with_one_key_are_one_task(app: App, shared_site: Site, observer: 
     assert all(handle.joined for handle in others)
     assert observer.ask(ATTEMPTS, name) == [[1]]
     assert not keys_left(app, shared_site)
+
+
+@pytest.mark.parametrize("outcome", ["a value", "an error"])
+def test_a_key_is_free_in_the_step_in_which_its_task_has_its_answer(
+    site: Site, cooperative: None, outcome: str
+) -> None:
+    with sender(site) as app:
+        engine, key = app.engine, f"note:{new_name()}"
+        message: Message[Any] = Message("queue", "note", (), {}, {KEY: key})
+        assert engine.keys.claim(key, message.message_id) is None
+        engine.keys.confirm(key, message.message_id)
+        assert keys_left(app, site)
+
+        if outcome == "a value":
+            engine.results.store_result(message, 1, 60_000)
+        else:
+            engine.results.store_exception(message, ZeroDivisionError("division by zero"), 60_000)
+
+        assert not keys_left(app, site)
 
 
 def test_a_key_is_free_again_once_its_task_has_answered(app: App, observer: Observer) -> None:
