@@ -23,6 +23,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from gtasker._events import DestroyReason
+from gtasker._extras import QUEUED
 from gtasker._gathering import Gathering, Server
 from gtasker._judging import CHECK, FIT, Judge
 from gtasker._loan import GRANTED, WAITING, Loan, Resource
@@ -52,12 +53,8 @@ class Backlog(Gathering[R]):
         self.waiting = waiting = self.waiting + 1
         if self.is_bounded:
             self.fresh += 1
-        if (
-            (self.idle and not self._is_called)
-            or (self.lent or self.wanting)
-            or not self.is_awaited
-            or waiting > self.alert_above
-        ):
+        is_noted = self._is_called or not self.idle
+        if not is_noted or self.lent or self.wanting or not self.is_awaited or waiting > self.alert_above:
             self._heed()
 
     def _heed(self) -> None:
@@ -201,6 +198,9 @@ class Backlog(Gathering[R]):
         if self.is_bounded and not task.attempts:
             self.fresh -= 1
             self.on_room()
+            if task.state is not QUEUED:  # by what those who were let in were told to
+                worker.attempt = None
+                return self.take(worker, now)
         return True
 
     def release(self, worker: Server) -> None:

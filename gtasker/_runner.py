@@ -115,37 +115,37 @@ class Runner(Observed[R]):
         join the task with that key. Raises RunnerStoppedError, QueueFullError, MaxRetriesExceededError and so on.
         """
         core = self._core
-        if core is None or key is not None or (timeout is not None and not timeout > 0) or not callable(fn):
+        if core is None or key is not None or (timeout is not None and not timeout + 0.0 > 0) or not callable(fn):
             return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
         site, backlog, desk = core.site, core.backlog, core.desk
         caller, is_open = getcurrent(), desk.is_plain or desk.may_pass()
         if site.home != get_ident() or caller is site.hub or not is_open or type(caller) is Worker:
             return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
-        turn, make_context = site.turn, desk.make_context
+        turn, make_context, now = site.turn, desk.make_context, monotonic()
+        # With nobody in line, or woken and not yet run, who would be overtaken: hand over by a direct switch.
+        is_direct = backlog.idle and not turn.woken and turn.left > 0 and not backlog.waiting
+        if is_direct:
+            resource = backlog.idle[-1].resource
+            is_known = now < resource.good_until and now - resource.idle_since < core.judge.patience
+            if not is_known and not core.lending.is_fit(resource, now):  # what the look called may have changed all
+                return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
         task: Task[T] = Task()
         task.fn, task.args = fn, args
         task.context = make_context()
         task.priority, task.once = priority, once
-        now = task.queued_at = monotonic()
+        task.queued_at = now
         task.seq = backlog.last  # who came last before it: that is its place, should it have to be tried again
         task.state, task.attempts = QUEUED, 0
         task.waiter = caller
         task.worker = task.lane = task.extras = task.owner = task.deadline = None
-        site.meter.arrived += 1
         if timeout is not None:
             core.limits.begin_task(task, timeout)
+        site.meter.arrived += 1
         try:
-            if backlog.idle and not turn.woken and turn.left > 0 and not backlog.waiting:
-                # Nobody is in line, or woken and not yet run, who would be overtaken: hand over by a direct switch.
-                resource = backlog.idle[-1].resource
-                is_known = now < resource.good_until and now - resource.idle_since < core.judge.patience
-                if is_known or core.lending.is_fit(resource, now):
-                    worker = backlog.idle.pop()
-                    worker.attempt, worker.started_at = task, now
-                    worker.switch()
-                else:
-                    core.admission.enter()  # what the look called may have begun a shutdown
-                    backlog.push(task)
+            if is_direct:
+                worker = backlog.idle.pop()
+                worker.attempt, worker.started_at = task, now
+                worker.switch()
             else:
                 backlog.push(task)
             while task.state is not DONE and task.state < DONE:  # the comparison is the slower one
@@ -156,6 +156,7 @@ class Runner(Observed[R]):
         task.waiter = None
         if task.state is DONE:
             return task._value
+        site.tell()
         try:
             return task.outcome()
         finally:

@@ -32,7 +32,9 @@ class Wait(Generic[T]):
     length: Length[T]
 
     def end(self) -> None:
-        """Wait no more; to be called once. Never switches."""
+        """Wait no more. Never switches."""
+        if self.who is None:  # its time is up already
+            return
         self.who = None
         length = self.length
         length.live -= 1
@@ -66,7 +68,7 @@ class Timeouts(Generic[T]):
             if len(self._lengths) >= self._most:
                 self._forget()
                 self._most = max(_KEPT, 2 * len(self._lengths))
-            length = self._lengths[seconds] = Length(self, seconds)
+            length = self._lengths[seconds] = Length(self, float(seconds))
         return length
 
     def _forget(self) -> None:
@@ -119,8 +121,10 @@ class Length(Generic[T]):
         now = monotonic()
         try:
             while self.line and (self.line[0].who is None or self.line[0].when <= now):
-                who = self.line.popleft().who
+                wait = self.line.popleft()
+                who, wait.who = wait.who, None
                 if who is not None:
+                    self.live -= 1
                     self._kind.expire(who, self.seconds)
         finally:  # who is woken may raise, and others still wait
             if self.line and self._entry is None:

@@ -8,21 +8,26 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from decimal import Decimal
+from fractions import Fraction
+from time import monotonic
+from typing import Any, cast
 from weakref import WeakSet
 
 import gevent
 import pytest
 from gevent.event import Event
 
-from gtasker import Runner
+from gtasker import Collector, Runner, Task, TaskMetrics, TaskTimes
 from gtasker._alarm import Alarm
 from gtasker._timeouts import Timeouts
-from gtasker.errors import QueueFullError, TaskTimeoutError
+from gtasker.errors import QueueFullError, TaskCancelledError, TaskTimeoutError
 from tests.conftest import MakeRunner
 from tests.ledger import Ledger
 from tests.proof.test_counts import CALLS, answer, count_calls, count_switches, least
+from tests.sockets import SocketPair
 
 LONG = 60.0
 FUNCTIONS = {"a deadline": 14, "a bound": 3, "a limit of attempts": 16}
@@ -178,6 +183,124 @@ def test_an_entry_holds_the_loop_once_however_often_it_is_asked_to(alarm: Alarm,
     assert not _holds(alarm)
     entry.hold()
     assert not _holds(alarm), "it will not be called"
+
+
+@pytest.mark.parametrize("bad", [Decimal(2), "2", [2.0], float("nan"), 10**400], ids=repr)
+def test_what_is_no_time_out_is_refused_and_harms_nobody_else(make_runner: MakeRunner, bad: Any) -> None:
+    runner = make_runner(worker_count=1)
+    runner.queue_task(answer)
+
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        runner.queue_task(answer, timeout=bad)
+
+    assert runner.queue_task(answer, timeout=2.0) == 1
+    assert runner.submit(answer, timeout=2).get() == 1
+    assert runner.metrics().total_tasks_arrived == runner.metrics().total_tasks_completed == 3
+
+
+def test_any_number_is_a_time_out(make_runner: MakeRunner) -> None:
+    runner = make_runner(worker_count=1)
+    runner.queue_task(answer)
+
+    for timeout in (Fraction(1, 64), 1 / 64):
+        with pytest.raises(TaskTimeoutError, match=r"within 0\.0156"):
+            runner.queue_task(lambda _: gevent.sleep(LONG), timeout=cast("float", timeout))
+
+
+def test_a_bound_holds_though_a_look_fills_the_backlog(make_runner: MakeRunner) -> None:
+    looks: list[Callable[[], object]] = []
+
+    class Looked(SocketPair):
+        def fileno(self) -> int:
+            while looks:
+                looks.pop()()
+            return super().fileno()
+
+    runner = make_runner(
+        on_create=Looked,
+        on_destroy=SocketPair.close,
+        check_readable=True,
+        worker_count=1,
+        resource_pool_size=0,
+        max_queued=1,
+        enqueue_timeout=0,
+    )
+    runner.queue_task(answer)
+    tasks: list[Task[int]] = []
+
+    def fill() -> None:
+        with suppress(QueueFullError):
+            while True:
+                tasks.append(runner.submit(answer))
+
+    looks.append(fill)
+    with pytest.raises(QueueFullError):
+        runner.queue_task(answer)
+
+    assert [task.get(timeout=LONG) for task in tasks] == [1] * len(tasks)
+    assert tasks
+
+
+def test_an_attempt_that_goes_on_after_its_time_does_not_keep_the_loop(alarm: Alarm) -> None:
+    timeouts: Timeouts[str] = Timeouts(alarm, lambda who, seconds: None)
+    length = timeouts.of(0.0)
+    stubborn = length.begin("stubborn", 0.0)
+    gevent.sleep(0.001)
+    length.begin("quick", monotonic() + LONG).end()
+
+    assert not _holds(alarm)
+    stubborn.end()
+    assert length.live == 0
+
+
+def test_a_time_out_is_told_before_its_caller_goes_on(make_runner: MakeRunner) -> None:
+    told: list[str] = []
+    runner = make_runner(worker_count=1, on_event=lambda event: told.append(type(event).__name__))
+    runner.queue_task(answer)
+
+    with pytest.raises(TaskTimeoutError):
+        runner.queue_task(lambda _: gevent.sleep(LONG), timeout=0.01)
+
+    assert "TaskTimedOut" in told
+
+
+def test_who_is_told_of_those_let_in_may_cancel_what_is_about_to_begin(ledger: Ledger) -> None:
+    cancelled: list[bool] = []
+    tasks: list[Task[int]] = []
+
+    class Canceller(Collector):
+        def record_arrival(self) -> None:
+            if len(tasks) == 2 and not cancelled:
+                cancelled.append(tasks[1].cancel())
+
+        def record_completion(self, times: TaskTimes) -> None:
+            pass
+
+        def record_failure(self, times: TaskTimes) -> None:
+            pass
+
+        def record_retry(self) -> None:
+            pass
+
+        def snapshot(self) -> TaskMetrics:
+            return TaskMetrics()
+
+    runner: Runner[Any] = Runner(
+        **ledger.options(), worker_count=1, resource_pool_size=0, max_queued=1, collector=Canceller()
+    )
+    with runner:
+        release = Event()
+        tasks.append(runner.submit(lambda _: len(str(release.wait(LONG)))))
+        gevent.idle()
+        tasks.append(runner.submit(answer))
+        last = gevent.spawn(runner.submit, answer)  # it waits before the door
+        gevent.idle()
+        release.set()
+
+        assert last.get(timeout=LONG).get(timeout=LONG) == 1
+        assert cancelled == [True]
+        with pytest.raises(TaskCancelledError):
+            tasks[1].get(timeout=LONG)
 
 
 def _holds(alarm: Alarm) -> bool:
