@@ -92,11 +92,13 @@ class RunnerMiddleware(Middleware):
     def after_process_message(
         self, broker: Any, message: Any, *, result: Any = None, exception: BaseException | None = None
     ) -> None:
-        """Answer a message that has failed, and let go of its key also if nothing can be stored. Switches."""
+        """Answer a message that has failed, and let go of the key of one whose value cannot be stored. Switches."""
         if exception is not None and message.failed:
             # Dramatiq stores it after the message is gone; if this process died in between, nobody would ever answer.
             self._parts.results.store_exception(message, exception, self._parts.result_ttl)
-        if (exception is None or message.failed) and (key := message.options.get(KEY)):
+            return
+        is_unanswered = exception is None and message.message_id in self._parts.results.unstored
+        if is_unanswered and (key := message.options.get(KEY)):
             self._parts.keys.forget(key, message.message_id)
 
     def before_ack(self, broker: Any, message: Any) -> None:
@@ -119,8 +121,6 @@ class RunnerMiddleware(Middleware):
             f"this process has no task {message.actor_name!r}: serve with the sender's code"
         )
         self._parts.results.store_exception(message, unknown, self._parts.result_ttl)
-        if key := message.options.get(KEY):
-            self._parts.keys.forget(key, message.message_id)
 
     def after_ack(self, broker: Any, message: Any) -> None:
         """Redis has forgotten it. Never switches."""
