@@ -111,26 +111,34 @@ def test_a_deadline_outlives_its_caller_with_his_attempt(make_runner: MakeRunner
 
 
 def test_the_limit_of_an_attempt_is_over_with_it(make_runner: MakeRunner) -> None:
-    limit = 0.2
     runner = make_runner(
         worker_count=1,
         resource_pool_size=0,
-        task_timeout=limit,
+        task_timeout=LONG,
         max_retries=1,
         retry_backoff=(0.0, 0.0),
         check_health=lambda error: False,
     )
-    attempts = iter([OSError("unhealthy"), None])
+    runner.queue_task(answer)
+    assert runner._core is not None
+    limits = runner._core.limits._attempts.of(LONG)
+    held: list[int] = []
 
     def attempt(_: object) -> str:
-        gevent.sleep(0.6 * limit)
-        error = next(attempts)
-        if error is not None:
-            raise error
-        return "in its own time"
+        held.append(limits.live)
+        if len(held) == 1:
+            raise OSError("unhealthy")
+        return "at the second attempt"
 
-    assert runner.queue_task(attempt) == "in its own time"
-    with pytest.raises(TaskTimeoutError):
+    assert runner.queue_task(attempt) == "at the second attempt"
+    assert held == [1, 1]
+    assert limits.live == 0
+
+
+def test_an_attempt_that_runs_too_long_is_interrupted(make_runner: MakeRunner) -> None:
+    runner = make_runner(worker_count=1, task_timeout=0.02)
+
+    with pytest.raises(TaskTimeoutError, match="ran longer"):
         runner.queue_task(lambda _: gevent.sleep(LONG))
 
 
