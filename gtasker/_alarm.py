@@ -94,8 +94,9 @@ class Alarm:
         self._closed = True
         for _, _, entry in self._heap:
             entry.call = None
+            entry.release()
         self._heap.clear()
-        self._live = self._holding = 0
+        self._live = 0
         self._disarm()
 
     def _held(self, change: int) -> None:

@@ -105,7 +105,7 @@ class Loan(Generic[R]):
 
     def refuse(self, error: BaseException) -> None:
         """End the wait with an error. Never switches."""
-        self.state = LoanState.OVER
+        self.state = OVER
         self.error = error
 
     def wake(self) -> None:

@@ -121,25 +121,26 @@ class Runner(Observed[R]):
         caller, is_open = getcurrent(), desk.is_plain or desk.may_pass()
         if site.home != get_ident() or caller is site.hub or not is_open or type(caller) is Worker:
             return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
-        turn, make_context, now = site.turn, desk.make_context, monotonic()
-        # With nobody in line, or woken and not yet run, who would be overtaken: hand over by a direct switch.
-        is_direct = backlog.idle and not turn.woken and turn.left > 0 and not backlog.waiting
-        if is_direct:
-            resource = backlog.idle[-1].resource
-            is_known = now < resource.good_until and now - resource.idle_since < core.judge.patience
-            if not is_known and not core.lending.is_fit(resource, now):  # what the look called may have changed all
-                return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
+        turn, make_context = site.turn, desk.make_context
         task: Task[T] = Task()
         task.fn, task.args = fn, args
         task.context = make_context()
         task.priority, task.once = priority, once
-        task.queued_at = now
+        now = task.queued_at = monotonic()
         task.seq = backlog.last  # who came last before it: that is its place, should it have to be tried again
         task.state, task.attempts = QUEUED, 0
         task.waiter = caller
         task.worker = task.lane = task.extras = task.owner = task.deadline = None
         if timeout is not None:
             core.limits.begin_task(task, timeout)
+        # With nobody in line, or woken and not yet run, who would be overtaken: hand over by a direct switch.
+        is_direct = backlog.idle and not turn.woken and turn.left > 0 and not backlog.waiting
+        if is_direct:
+            resource = backlog.idle[-1].resource
+            is_known = now < resource.good_until and now - resource.idle_since < core.judge.patience
+            if not is_known and not core.lending.is_fit(resource, now):  # what the look called may have changed all
+                task.disarm()
+                return cast("T", self._here().desk.queue(fn, args, priority, once, timeout, key))
         site.meter.arrived += 1
         try:
             if is_direct:
@@ -188,8 +189,7 @@ class Runner(Observed[R]):
 
         `callback(task)` is called in a greenlet of the runner's once it answered. May be called from the hub.
         """
-        core = self._core
-        is_plain = timeout is None and key is None and callback is None and callable(fn)
+        core, is_plain = self._core, timeout is None and key is None and callback is None and callable(fn)
         if core is not None and is_plain and core.site.home == get_ident() and core.desk.is_plain:
             task: Task[T] = core.desk.make(fn, args, priority, once, core.outcomes)
             core.backlog.push(task)
