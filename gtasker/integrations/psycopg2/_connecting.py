@@ -18,7 +18,7 @@ from gevent import socket as gevent_socket
 from psycopg2 import extensions
 
 from gtasker.integrations._postgres import KEEPALIVES
-from gtasker.integrations.psycopg2._connection import GreenConnection, SlottedConnection
+from gtasker.integrations.psycopg2._connection import GreenConnection
 from gtasker.integrations.psycopg2._cursors import derived
 
 _DEFAULT_TIMEOUT = 10.0  # seconds
@@ -38,8 +38,9 @@ def connector(
     parameters: dict[str, Any] = {**KEEPALIVES, "fallback_application_name": "gtasker", **given}
     bound = timeout if timeout is not None else _libpq_timeout(parameters.pop("connect_timeout", None))
     parameters["cursor_factory"] = factories["cursor_factory"]
-    factory = factories["connection_factory"]
-    parameters["connection_factory"] = SlottedConnection if factory is None else derived(factory, GreenConnection)
+    parameters["connection_factory"] = derived(
+        factories["connection_factory"] or extensions.connection, GreenConnection
+    )
 
     def connect() -> GreenConnection:
         limit = gevent.Timeout(bound)

@@ -273,15 +273,6 @@ class GreenConnection(extensions.connection):
         self.cursor_factory = cursor_factory
 
 
-class SlottedConnection(GreenConnection):
-    """What is made where the user has no class of his own: what each statement asks of it is found by its place.
-
-    ``GreenConnection`` itself has no slots, for it has to go together with whatever class the user derives.
-    """
-
-    __slots__ = ("_session", "doors", "heard_at", "hub", "in_flight", "interrupt", "resting", "watcher")
-
-
 def _read_to_end(line: gevent_socket.socket) -> None:
     while line.recv(_CHUNK):
         pass
